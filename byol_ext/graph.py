@@ -1,0 +1,188 @@
+"""Vocabulary of the graph: latents, edges, set terms and the result of a forward.
+
+Legend: ``B`` batch, ``D`` width; ``y`` representation, ``z`` projection, ``q`` prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from byol_ext.predictors import Ctx
+from byol_ext.schedules import Schedule
+
+Align = Callable[[Tensor, Ctx], tuple[Tensor, Tensor | None]]
+
+
+class Latent(NamedTuple):
+    """What a branch says of a view: representation ``y`` (probes use it) and projection ``z``."""
+
+    y: Tensor
+    z: Tensor
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From the online latent of ``src``, predict the target latent of ``dst``.
+
+    Attributes:
+        src: View whose online latent is read.
+        dst: View whose target latent is predicted.
+        predictor: Name of the predictor; ``None`` for the identity.
+        weight: Weight of the edge's mean loss, a number or a schedule.
+        align: Turns target latents into the shape of the prediction: ``(z, ctx) -> (target, validity or None)``.
+        mask: Name of a row mask in ``ctx.masks``. The mean is over all rows, masked ones counting zero, so that
+            micro-batches and ranks add up exactly.
+    """
+
+    src: str
+    dst: str
+    predictor: str | None = None
+    weight: float | Schedule = 1.0
+    align: Align | None = None
+    mask: str | None = None
+
+    @property
+    def name(self) -> str:
+        """``"src->dst"``."""
+        return f"{self.src}->{self.dst}"
+
+
+def horizon(steps: int, *, ends: str = "ends") -> Align:
+    """Alignment of BYOL-Explore: the targets of time ``t`` are the latents of ``t + 1 ... t + K``.
+
+    A target is valid when it lies inside the window and no episode ends on the way to it.
+
+    Args:
+        steps: Horizon ``K``.
+        ends: Name in ``ctx.data`` of ``[B, T]``, true where the step from ``t`` to ``t + 1`` ends an episode; no
+            ends when the name is absent.
+
+    Returns:
+        ``(z [B, T, D], ctx) -> (targets [B, T, K, D], validity [B, T, K])``.
+
+    Example:
+        >>> target, valid = horizon(2)(torch.arange(3.0).reshape(1, 3, 1), Ctx())
+        >>> target[0, 0, :, 0].tolist(), valid[0, 1].tolist()
+        ([1.0, 2.0], [True, False])
+    """
+
+    def align(z_BTD: Tensor, ctx: Ctx) -> tuple[Tensor, Tensor]:
+        time = z_BTD.shape[1]
+        offset_TK = torch.arange(time)[:, None] + torch.arange(1, steps + 1)[None]
+        offset_TK = offset_TK.to(z_BTD.device)
+        inside_TK = offset_TK < time
+        target_BTKD = z_BTD[:, offset_TK.clamp_max(time - 1)]
+        valid_BTK = inside_TK.expand(len(z_BTD), -1, -1)
+        if ends in ctx.data:
+            passed_BT = ctx.data[ends].to(torch.int64).cumsum(1)
+            before_BT = passed_BT - ctx.data[ends].to(torch.int64)
+            # Ends in t ... t + k - 1 are those passed before t + k, less those passed before t.
+            crossed_BTK = before_BT[:, offset_TK.clamp_max(time - 1)] - before_BT[:, :, None]
+            valid_BTK = valid_BTK & (crossed_BTK == 0)
+        return target_BTKD, valid_BTK
+
+    return align
+
+
+@runtime_checkable
+class Windowed(Protocol):
+    """An encoder whose input norm takes its statistics over an accumulation window."""
+
+    def begin_window(self, inputs: Sequence[Any], *, view: str) -> None:
+        """Set the statistics of a view from all its micro-batches."""
+
+    def select_window(self, view: str | None) -> None:
+        """Use the statistics of this view in the following forwards."""
+
+    def end_window(self) -> None:
+        """Forget them."""
+
+
+class SetTerm(nn.Module):
+    """A loss that mixes samples: a pure function of the projections of some views.
+
+    Args:
+        name: Name of the term.
+        views: Views it reads.
+        fn: ``stacked`` false: called with one keyword a view, in the order of ``keys``; true: called with one tensor
+            ``[V, B, D]``. Returns a scalar and parts to log.
+        weight: Weight, a number or a schedule.
+        keys: Keyword names of the views, such as ``("a", "b")``; ``None`` stacks the views.
+        on: Which latent: ``y``, ``z`` or ``q`` (``q`` by the predictor named ``predictor``).
+        predictor: Predictor for ``on="q"``; one name a view.
+        mask: Name of a row mask in ``ctx.masks``, passed to ``fn`` as ``mask``.
+        scale: Module whose output (keyword arguments) is passed to ``fn``: a learnable temperature.
+        data: Names in ``ctx.data`` that are passed to ``fn`` as keyword arguments where present.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        views: Sequence[str],
+        fn: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        *,
+        weight: float | Schedule = 1.0,
+        keys: Sequence[str] | None = None,
+        on: Literal["y", "z", "q"] = "z",
+        predictor: Sequence[str] = (),
+        mask: str | None = None,
+        scale: nn.Module | None = None,
+        data: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if keys is not None and len(keys) != len(views):
+            raise ValueError(f"keys={tuple(keys)} must name each of views={tuple(views)}")
+        if on == "q" and len(predictor) != len(views):
+            raise ValueError(f"on='q' needs one predictor a view, got {tuple(predictor)} for {tuple(views)}")
+        self.name, self.views, self.fn, self.weight = name, tuple(views), fn, weight
+        self.keys = None if keys is None else tuple(keys)
+        self.on, self.predictor, self.mask, self.data = on, tuple(predictor), mask, tuple(data)
+        self.scale = scale
+
+    def forward(self, latents: Sequence[Tensor], ctx: Ctx) -> tuple[Tensor, dict[str, Tensor]]:
+        """The unweighted term and its parts."""
+        extra: dict[str, Any] = dict(self.scale()) if self.scale is not None else {}
+        extra |= {name: ctx.data[name] for name in self.data if name in ctx.data}
+        if self.mask is not None and self.mask in ctx.masks:
+            extra["mask"] = ctx.masks[self.mask]
+        if self.keys is None:
+            return self.fn(torch.stack(tuple(latents)), **extra)
+        return self.fn(**dict(zip(self.keys, latents, strict=True)), **extra)
+
+    def commit(self) -> None:
+        """Called after the optimiser step."""
+        if self.scale is not None and hasattr(self.scale, "commit"):
+            self.scale.commit()
+
+
+class Encoded(NamedTuple):
+    """Representations by view: the online network's and the target's."""
+
+    online: dict[str, Tensor]
+    target: dict[str, Tensor]
+
+
+@dataclass
+class Out:
+    """Result of a forward.
+
+    Attributes:
+        loss: Scalar to differentiate.
+        terms: Detached scalars by name: each edge, set term and auxiliary loss, unweighted.
+        elements: Unreduced edge losses by edge name, with gradient; an intrinsic reward is ``elements[e].detach()``.
+        online: Online latents by view.
+        target: Target latents by view.
+        predictions: Predictions by (source view, predictor).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    elements: dict[str, Tensor] = field(default_factory=dict)
+    online: dict[str, Latent] = field(default_factory=dict)
+    target: dict[str, Latent] = field(default_factory=dict)
+    predictions: dict[tuple[str, str | None], Tensor] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Gymnasium environments and vector back ends; numpy, numba and the emulators, never torch, never byol_ext."""

@@ -1,0 +1,1 @@
+"""One readable file a recipe: configuration, data, Bootstrap, fit, evaluation, figures."""
