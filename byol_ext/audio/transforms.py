@@ -1,35 +1,52 @@
-"""From waveforms to log-mel spectrograms: clip filling, crops, windows over long audio, mel and SpecAugment.
+"""Transforms of audio: log-mel spectrograms and SpecAugment, batched on the training device.
 
-NumPy functions run in loader workers on one waveform; the two modules run batched on the training device.
+The functions on single waveforms (mono, resampling, filling, crops, windows) are in ``waves.py`` and are offered
+here too.
 
-Legend: ``B`` batch, ``S`` samples of a clip, ``C`` channels, ``T`` frames, ``F`` mel bins, ``Q`` FFT bins,
-``W`` windows of one file, ``N`` windows of several files, ``D`` embedding width.
+Legend: ``B`` batch, ``S`` samples of a clip, ``T`` frames, ``F`` mel bins, ``Q`` FFT bins, ``N`` random draws a sample.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers.audio_utils import mel_filter_bank
 
-from byol_ext import _extras
+from byol_ext.audio.waves import (
+    Fill,
+    Windows,
+    cut_windows,
+    fill_clip,
+    fit_clip,
+    pool_windows,
+    resample,
+    to_mono,
+)
 from byol_ext.rng import keyed_uniform
 
-Wave = NDArray[np.float32]
+__all__ = [
+    "Bank",
+    "Fill",
+    "LogMel",
+    "MelConfig",
+    "SpecAugment",
+    "Windows",
+    "cut_windows",
+    "fill_clip",
+    "fit_clip",
+    "laion_mel",
+    "pool_windows",
+    "resample",
+    "small_mel",
+    "to_mono",
+]
+
 Bank = Literal["slaney", "htk"]
-Fill = Literal["repeatpad", "pad", "repeat"]
-MIN_CLIP_SECONDS = 0.010  # shorter audio is rejected, never repeated up to a clip (slap §10)
 
 
 @dataclass(frozen=True)
@@ -103,8 +120,8 @@ def laion_mel(bank: Bank = "slaney") -> MelConfig:
 
 
 def small_mel() -> MelConfig:
-    """A 16 kHz front-end for CPUs: 100 frames a second, 64 bins from 50 Hz to 8 kHz."""
-    return MelConfig(sample_rate=16_000, n_fft=512, win=512, hop=160, fmax=8_000.0)
+    """A 16 kHz front-end for CPUs: 100 frames a second, 64 bins from 50 Hz to 8 kHz, in float32."""
+    return MelConfig(sample_rate=16_000, n_fft=512, win=512, hop=160, fmax=8_000.0, precision="float32")
 
 
 class LogMel(nn.Module):
@@ -122,6 +139,8 @@ class LogMel(nn.Module):
     """
 
     def __init__(self, config: MelConfig) -> None:
+        from transformers.audio_utils import mel_filter_bank
+
         super().__init__()
         self.config = config
         dtype = torch.float64 if config.precision == "float64" else torch.float32
@@ -159,24 +178,32 @@ class LogMel(nn.Module):
             raise ValueError(
                 f"clips of {wave_BS.shape[1]} samples are too short for n_fft={config.n_fft}; fill them (fill_clip)"
             )
-        window, bank_QF = self._constants_on(wave_BS.device)
+        # A spectrum holds about 34 bytes a sample of input: pieces stay in cache on a CPU, near 1 GiB on a GPU.
+        rows = max(1, (500_000 if wave_BS.device.type == "cpu" else 30_000_000) // wave_BS.shape[1])
         with torch.autocast(device_type=wave_BS.device.type, enabled=False):
-            spectrum_BQT = torch.stft(
-                wave_BS.to(window.dtype),
-                n_fft=config.n_fft,
-                hop_length=config.hop,
-                win_length=config.win,
-                window=window,
-                center=True,
-                pad_mode="reflect",
-                return_complex=True,
-            )
-            power_BQT = torch.view_as_real(spectrum_BQT).square().sum(dim=-1)
-            mel_BTF = torch.einsum("bqt,qf->btf", power_BQT, bank_QF)
-            decibel_BTF = 10.0 * mel_BTF.clamp_min(config.amin).log10()
-            if config.mean is not None and config.std is not None:
-                decibel_BTF = (decibel_BTF - config.mean) / config.std
-        return rearrange(decibel_BTF.to(torch.float32), "b t f -> b 1 t f")
+            mel_BTF = torch.cat([self._log_mel(part) for part in wave_BS.split(rows)])
+        return rearrange(mel_BTF, "b t f -> b 1 t f")
+
+    def _log_mel(self, wave_BS: Tensor) -> Tensor:
+        """``[B, S] -> [B, T, F]``, float32."""
+        config = self.config
+        window, bank_QF = self._constants_on(wave_BS.device)
+        spectrum_BQT = torch.stft(
+            wave_BS.to(window.dtype),
+            n_fft=config.n_fft,
+            hop_length=config.hop,
+            win_length=config.win,
+            window=window,
+            center=True,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+        power_BQT = torch.view_as_real(spectrum_BQT).square().sum(dim=-1)
+        mel_BTF = torch.einsum("bqt,qf->btf", power_BQT, bank_QF)
+        decibel_BTF = 10.0 * mel_BTF.clamp_min(config.amin).log10()
+        if config.mean is not None and config.std is not None:
+            decibel_BTF = (decibel_BTF - config.mean) / config.std
+        return decibel_BTF.to(torch.float32)
 
     def _constants_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Window and bank on ``device``, copied there once."""
@@ -268,116 +295,3 @@ def _stripes(u_BN: Tensor, *, size: int, width: int, axis: str) -> Tensor:
     place = torch.arange(size, device=u_BN.device)
     inside = (place >= start_BN[..., None]) & (place < (start_BN + width_BN)[..., None])
     return inside.any(dim=1)
-
-
-def to_mono(wave: NDArray[np.floating], *, channel_axis: int = -1) -> Wave:
-    """Average the channels; never flattens them into one long signal.
-
-    Args:
-        wave: ``[S]`` (returned as float32), or two-dimensional with channels on ``channel_axis``.
-        channel_axis: ``-1`` for ``[S, C]`` (soundfile), ``0`` for ``[C, S]`` (torchaudio).
-
-    Returns:
-        ``[S]`` float32.
-
-    Raises:
-        TypeError: For integer samples.
-        ValueError: For more than two axes, or more than 64 channels (the axes are swapped).
-    """
-    if not np.issubdtype(wave.dtype, np.floating):
-        raise TypeError(f"samples are {wave.dtype}; expected floats in [-1, 1] (divide int16 by 32768)")
-    if wave.ndim == 1:
-        return wave.astype(np.float32, copy=False)
-    if wave.ndim != 2 or not 1 <= wave.shape[channel_axis] <= 64:
-        raise ValueError(f"shape {wave.shape} with channel_axis={channel_axis}; expected [S] or 2-D, 1-64 channels")
-    return wave.mean(axis=channel_axis, dtype=np.float64).astype(np.float32)
-
-
-def resample(wave_S: Wave, *, rate_in: int, rate_out: int) -> Wave:
-    """Resample with soxr's high-quality windowed sinc; the peak is left alone.
-
-    Args:
-        wave_S: Mono waveform ``[S]``.
-        rate_in: Hz of the file the samples came from (never guessed).
-        rate_out: Hz wanted.
-
-    Returns:
-        ``[S * rate_out / rate_in]`` float32, rounded to whole samples.
-
-    Raises:
-        ImportError: If soxr is missing.
-        ValueError: For a rate that is not a positive number.
-    """
-    if rate_in <= 0 or rate_out <= 0:
-        raise ValueError(f"rates must be positive Hz, got rate_in={rate_in}, rate_out={rate_out}")
-    if rate_in == rate_out:
-        return wave_S
-    soxr = _extras.require("soxr", extra="slap")
-    resampled: Wave = soxr.resample(wave_S, rate_in, rate_out, quality="HQ").astype(np.float32, copy=False)
-    return resampled
-
-
-def fill_clip(wave_S: Wave, *, length: int, sample_rate: int, fill: Fill = "repeatpad") -> Wave:
-    """Bring a short waveform to ``length`` samples.
-
-    Args:
-        wave_S: ``[S]`` with ``S <= length``.
-        length: Samples wanted.
-        sample_rate: Hz, for the 10 ms floor.
-        fill: ``"repeatpad"`` (whole repeats, then zeros; LAION-CLAP's default), ``"pad"`` (zeros) or ``"repeat"``
-            (repeats, cut at the end).
-
-    Returns:
-        ``[length]``.
-
-    Raises:
-        ValueError: Below 10 ms, above ``length``, or for an unknown policy.
-
-    Example:
-        >>> fill_clip(np.ones(400, np.float32), length=1000, sample_rate=16_000).sum()
-        np.float32(800.0)
-    """
-    samples = wave_S.shape[0]
-    floor = max(1, math.ceil(MIN_CLIP_SECONDS * sample_rate))
-    if samples < floor:
-        raise ValueError(f"audio of {samples} samples is below the floor of 10 ms ({floor} samples); drop it")
-    if samples > length:
-        raise ValueError(f"audio of {samples} samples is longer than the clip of {length}; crop it first")
-    if fill == "repeat":
-        return np.resize(wave_S, length)
-    if fill not in ("repeatpad", "pad"):
-        raise ValueError(f"fill={fill!r}: expected 'repeatpad', 'pad' or 'repeat'")
-    repeats = length // samples if fill == "repeatpad" else 1
-    return np.pad(np.tile(wave_S, repeats), (0, length - repeats * samples))
-
-
-def fit_clip(
-    wave_S: Wave,
-    *,
-    length: int,
-    sample_rate: int,
-    fill: Fill = "repeatpad",
-    generator: np.random.Generator | None = None,
-    at: Literal["center", "first"] = "center",
-) -> Wave:
-    """One clip of ``length`` samples: fill a short file, crop a long one.
-
-    Args:
-        wave_S: ``[S]``.
-        length: Samples wanted.
-        sample_rate: Hz.
-        fill: Policy of :func:`fill_clip`.
-        generator: Draws the crop (training): ``byol_ext.rng.sample_generator(seed, epoch, id)``. None: no chance.
-        at: Where the crop lies without a generator.
-
-    Returns:
-        ``[length]``.
-    """
-    samples = wave_S.shape[0]
-    if samples <= length:
-        return fill_clip(wave_S, length=length, sample_rate=sample_rate, fill=fill)
-    if generator is not None:
-        start = int(generator.integers(0, samples - length + 1))
-    else:
-        start = Windows(at).starts(samples, length=length)[0]
-    return wave_S[start : start + length]
