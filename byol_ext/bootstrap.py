@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from byol_ext.ema import EMA
 from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed
-from byol_ext.heads import batch_norms
+from byol_ext.heads import WindowBatchNorm2d, batch_norms
 from byol_ext.losses.pair import cosine_distance
 from byol_ext.predictors import Ctx, Prediction, Predictor
 from byol_ext.schedules import at
@@ -231,14 +231,14 @@ class Bootstrap(nn.Module):
             groups = {view: [view] for view in of_branch} if self._separate else {name: of_branch}
             for key, members in groups.items():
                 inputs = [views[view] for views in micro_views for view in members if view in views]
-                for encoder in self._windowed(name):
-                    encoder.begin_window(inputs, view=key)
+                for norm, norm_input in self._windowed(name) if inputs else ():
+                    norm.begin_window([norm_input(x) for x in inputs], view=key)
 
     def end_window(self) -> None:
         """Forget the window's statistics."""
         for name in self.branches:
-            for encoder in self._windowed(name):
-                encoder.end_window()
+            for norm, _ in self._windowed(name):
+                norm.end_window()
 
     @property
     def _separate(self) -> bool:
@@ -253,11 +253,15 @@ class Bootstrap(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
-    def _windowed(self, name: str) -> list[Windowed]:
-        """A branch's encoder and its target copy, where they take statistics over an accumulation window."""
+    def _windowed(self, name: str) -> list[tuple[WindowBatchNorm2d, Callable[[Any], Tensor]]]:
+        """Input norms of a branch and of its target copy, and what they see of an input."""
         own = self.target.branch(name) if self.target is not None else None
         encoders = [branch.encoder for branch in (self._branch(name), own) if branch is not None]
-        return [encoder for encoder in encoders if isinstance(encoder, Windowed)]
+        return [
+            (encoder.input_norm, encoder.norm_input)
+            for encoder in encoders
+            if isinstance(encoder, Windowed) and encoder.input_norm is not None
+        ]
 
     def _needed(self, step: int) -> tuple[set[str], set[str]]:
         edges = self.edges(step)
@@ -286,8 +290,8 @@ class Bootstrap(nn.Module):
         return result
 
     def _select_window(self, name: str, key: str) -> None:
-        for encoder in self._windowed(name):
-            encoder.select_window(key)
+        for norm, _ in self._windowed(name):
+            norm.select_window(key)
 
     def _predict(self, name: str | None, z: Tensor, ctx: Ctx) -> Prediction:
         if name is None:

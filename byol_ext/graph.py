@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from byol_ext.heads import WindowBatchNorm2d
 from byol_ext.predictors import Ctx
 from byol_ext.schedules import Schedule
 
@@ -91,16 +92,12 @@ def horizon(steps: int, *, ends: str = "ends") -> Align:
 
 @runtime_checkable
 class Windowed(Protocol):
-    """An encoder whose input norm takes its statistics over an accumulation window."""
+    """An encoder with an input norm that can take its statistics over an accumulation window."""
 
-    def begin_window(self, inputs: Sequence[Any], *, view: str) -> None:
-        """Set the statistics of a view from all its micro-batches."""
+    input_norm: WindowBatchNorm2d | None
 
-    def select_window(self, view: str | None) -> None:
-        """Use the statistics of this view in the following forwards."""
-
-    def end_window(self) -> None:
-        """Forget them."""
+    def norm_input(self, x: Any, /) -> Tensor:
+        """What the input norm sees of an encoder input."""
 
 
 class SetTerm(nn.Module):
@@ -114,7 +111,7 @@ class SetTerm(nn.Module):
         weight: Weight, a number or a schedule.
         keys: Keyword names of the views, such as ``("a", "b")``; ``None`` stacks the views.
         on: Which latent: ``y``, ``z`` or ``q`` (``q`` by the predictor named ``predictor``).
-        predictor: Predictor for ``on="q"``; one name a view.
+        predictor: Predictors for ``on="q"``, one a view; ``None`` for the identity.
         mask: Name of a row mask in ``ctx.masks``, passed to ``fn`` as ``mask``.
         scale: Module whose output (keyword arguments) is passed to ``fn``: a learnable temperature.
         data: Names in ``ctx.data`` that are passed to ``fn`` as keyword arguments where present.
@@ -129,7 +126,7 @@ class SetTerm(nn.Module):
         weight: float | Schedule = 1.0,
         keys: Sequence[str] | None = None,
         on: Literal["y", "z", "q"] = "z",
-        predictor: Sequence[str] = (),
+        predictor: Sequence[str | None] = (),
         mask: str | None = None,
         scale: nn.Module | None = None,
         data: Sequence[str] = (),

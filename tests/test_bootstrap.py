@@ -408,20 +408,14 @@ def test_target_modes_and_errors():
 class WindowedEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.norm = WindowBatchNorm2d(3, mode="window")
+        self.input_norm = WindowBatchNorm2d(3, mode="window")
         self.linear = nn.Linear(3, 6)
 
+    def norm_input(self, x: Tensor) -> Tensor:
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.norm(x).mean((2, 3)))
-
-    def begin_window(self, inputs, *, view):
-        self.norm.begin_window(inputs, view=view)
-
-    def select_window(self, view):
-        self.norm.select_window(view)
-
-    def end_window(self):
-        self.norm.end_window()
+        return self.linear(self.input_norm(x).mean((2, 3)))
 
 
 @pytest.mark.parametrize("batching", ["separate", "concat"])
@@ -439,11 +433,11 @@ def test_windowed_input_norm_equals_the_full_batch(batching):
     full = {"a": torch.randn(6, 3, 4, 4), "b": 2 + torch.randn(6, 3, 4, 4)}
     micro = [{k: v[:2] for k, v in full.items()}, {k: v[2:] for k, v in full.items()}]
     reference = model(full).elements["a->b"]
-    ordinary = copy.deepcopy(model.branches["net"].encoder.norm)
+    ordinary = copy.deepcopy(model.branches["net"].encoder.input_norm)
     model.begin_window(micro)
     parts = torch.cat([model(views).elements["a->b"] for views in micro])
     model.end_window()
     torch.testing.assert_close(parts, reference, rtol=1e-4, atol=1e-5)
-    norm = model.branches["net"].encoder.norm
+    norm = model.branches["net"].encoder.input_norm
     assert not norm._windows
     assert norm.num_batches_tracked - ordinary.num_batches_tracked == (2 if batching == "separate" else 1)

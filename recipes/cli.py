@@ -1,0 +1,70 @@
+"""``byol-ext``: the one command line.
+
+Exit codes: 0 done, 1 the run failed (bad data, NaN), 2 bad arguments, 130 interrupted after a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: byol-ext COMMAND ...
+
+  slap train       train SLAP, or CLAP with the same towers, on audio and captions
+  slap eval        evaluate a trained run
+  slap compare     SLAP against CLAP with shared seeds, one table
+  slap shard       pack pairs into WebDataset shards
+  slap data        make the captioned rendered-music set
+  quickstart       train, evaluate and report the tiny recipes in minutes
+  doctor           what is installed, which devices there are, what is missing
+
+byol-ext COMMAND --help lists each option with its default and meaning."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "matplotlib", "fontTools", "datasets", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        code = run(args)
+    except (ValueError, OSError, RuntimeError, ImportError, FloatingPointError, KeyError) as error:
+        # What the library raises for bad data and failed runs; a traceback would hide its message.
+        logging.getLogger("byol-ext").debug("", exc_info=True)
+        print(f"byol-ext: {type(error).__name__}: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def run(args: Sequence[str]) -> int:
+    """Dispatch to a command; returns the exit code."""
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if args else 2
+    command, rest = args[0], list(args[1:])
+    if command == "doctor":
+        from recipes.doctor import doctor
+
+        return doctor(as_json="--json" in rest)
+    if command == "quickstart":
+        from recipes.quickstart import quickstart_command
+
+        return quickstart_command(rest)
+    if command == "slap":
+        from recipes.slap_commands import COMMANDS
+
+        if not rest or rest[0] not in COMMANDS:
+            given = repr(rest[0]) if rest else "nothing"
+            print(f"byol-ext slap: got {given}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+            return 0 if rest and rest[0] in ("-h", "--help") else 2
+        return COMMANDS[rest[0]](rest[1:])
+    print(f"byol-ext: unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

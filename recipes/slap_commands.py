@@ -1,0 +1,270 @@
+"""The commands of ``byol-ext slap``: train, eval, compare, shard, data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from byol_ext.training import FitResult, Run, environment, rank_and_world
+from byol_ext.training.curves import training_curves
+from recipes.config import parse
+from recipes.slap import build, build_inputs, device_of, load_run, train
+from recipes.slap_config import PRESETS, SlapConfig
+from recipes.slap_data import Splits, open_source, open_splits
+from recipes.slap_eval import Evaluation, Towers, draw, evaluate
+
+logger = logging.getLogger(__name__)
+HEADLINES = (
+    "retrieval/text_to_audio/R@1",
+    "retrieval/audio_to_text/R@1",
+    "retrieval/chance/R@1",
+    "gap/delta",
+    "gap/pairwise_separability",
+)
+
+
+def train_command(args: Sequence[str]) -> int:
+    """``byol-ext slap train``: train, then evaluate on the test pairs."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--resume", action="store_true")
+    chosen, rest = own.parse_known_args(list(args))
+    about = "Train SLAP (or a CLAP baseline: --loss.name clap-infonce), then evaluate it. --resume continues the run."
+    config = parse(SlapConfig, PRESETS, rest, prog="byol-ext slap train", description=about)
+    return train_and_evaluate(config, resume=chosen.resume)
+
+
+def train_and_evaluate(config: SlapConfig, *, resume: bool = False) -> int:
+    """Train, and unless a signal stopped it, evaluate and write results, figures and card.
+
+    Returns:
+        Exit code: 0, or 130 after an interrupt.
+    """
+    result, towers, splits, run = train(config, resume=resume)
+    if result.interrupted is not None:
+        return 130
+    if rank_and_world()[0] == 0:
+        cost = training_cost(result)
+        evaluation = report(towers, splits, run, config, extra=cost)
+        print_headlines(evaluation.metrics, run.path)
+    return 0
+
+
+def training_cost(result: FitResult) -> dict[str, float]:
+    """What the training took: peak memory, rate, waiting."""
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        # Linux counts kibibytes.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {
+        "train/steps": float(result.step),
+        "train/samples_seen": float(result.samples_seen),
+        "train/samples_per_second": result.samples_seen / max(result.seconds, 1e-9),
+        "train/seconds": result.seconds,
+        "train/peak_memory_mib": peak,
+        "train/wait_fraction": result.wait_fraction,
+        "train/skipped_steps": float(result.skipped),
+    }
+
+
+def compared_on(config: SlapConfig) -> str:
+    """Which embedding a method is compared by: SLAP by predictions, CLAP by projections (paper 5.1)."""
+    return "q" if config.loss.name == "slap" else "z"
+
+
+def report(
+    towers: Towers, splits: Splits, run: Run, config: SlapConfig, *, extra: dict[str, float] | None = None
+) -> Evaluation:
+    """Evaluate a model with its controls and write ``results.json``, ``ranks.npz`` and the figures.
+
+    Args:
+        towers: The trained model.
+        splits: The data.
+        run: Run directory to write to.
+        config: The configuration.
+        extra: Further metrics, such as the cost of training.
+
+    Raises:
+        ValueError: If there are no test pairs.
+    """
+    if splits.test is None:
+        raise ValueError("there are no pairs to evaluate on; give --data.test or --data.val")
+    evaluation = evaluate(towers, test=splits.test, config=config, prompts=splits.prompts, train=splits.train)
+    metrics = evaluation.metrics | (extra or {})
+    ranks = {"": evaluation}
+    for name, spec in map(split_domain, config.eval.domains):
+        source = open_source(spec, split="test", audio_root=config.data.audio_root)
+        shifted = evaluate(towers, test=source, config=config, prompts=domain_prompts(splits, source))
+        metrics |= {f"domain/{name}/{key}": value for key, value in shifted.metrics.items()}
+        ranks[f"{name}/"] = shifted
+    untrained = build(config, build_inputs(config))
+    untrained.model.to(device_of(config)).eval()
+    control = evaluate(untrained, test=splits.test, config=config, prompts=splits.prompts, train=splits.train)
+    kept = ("retrieval/", "zero_shot/", "probe/", "gap/")
+    controls = {"random_init": {k: v for k, v in control.metrics.items() if k.startswith(kept)}}
+    save_ranks(run.path / "ranks.npz", ranks | {"random_init/": control}, on=compared_on(config))
+    draw(evaluation, run.figures, on=compared_on(config))
+    if (run.path / "metrics.jsonl").exists():
+        training_curves({run.name: run.path / "metrics.jsonl"}, path=run.figures / "training.png")
+    run.write_results(metrics, controls=controls, protocol=evaluation.protocol)
+    evaluation.metrics = metrics
+    return evaluation
+
+
+def split_domain(text: str) -> tuple[str, str]:
+    """``NAME=SOURCE`` of ``--eval.domains``.
+
+    Raises:
+        ValueError: If there is no name.
+    """
+    name, separator, spec = text.partition("=")
+    if not separator or not name or not spec:
+        raise ValueError(f"eval.domains {text!r}: expected NAME=SOURCE, such as soundfont=wds:music/test-fluid-*.tar")
+    return name, spec
+
+
+def domain_prompts(splits: Splits, source: Any) -> dict[str, Any]:
+    """The prompts of the test set whose tag this set has too."""
+    tags = {tag for index in range(min(len(source), 50)) for tag in source[index].tags}
+    return {tag: classes for tag, classes in splits.prompts.items() if tag in tags}
+
+
+def save_ranks(path: Path, evaluations: dict[str, Evaluation], *, on: str) -> None:
+    """Ranks of every query, for paired intervals."""
+    arrays = {}
+    for prefix, evaluation in evaluations.items():
+        retrieval = evaluation.embedded.retrieval(on)
+        arrays[f"{prefix}text_to_audio"] = retrieval.text_to_audio.ranks_Q.numpy()
+        arrays[f"{prefix}audio_to_text"] = retrieval.audio_to_text.ranks_Q.numpy()
+        arrays[f"{prefix}owner"] = evaluation.embedded.owner_M.numpy()
+    np.savez_compressed(path, **arrays)
+
+
+def print_headlines(metrics: dict[str, float], path: Path) -> None:
+    """The few numbers people look for first, and where the rest is."""
+    for name in HEADLINES:
+        print(f"{name:40} {metrics[name]:8.3f}")
+    for name, value in metrics.items():
+        if name.startswith("zero_shot/") and name.endswith("ensemble/accuracy"):
+            chance = metrics[name.replace("ensemble", "chance")]
+            print(f"{name:40} {100 * value:8.3f}   (chance {100 * chance:.1f})")
+    print(f"results, figures and card: {path}")
+
+
+def eval_command(args: Sequence[str]) -> int:
+    """``byol-ext slap eval --run DIR``: evaluate a trained run, on its own or on other data."""
+    own = argparse.ArgumentParser(prog="byol-ext slap eval", add_help=False, allow_abbrev=False)
+    own.add_argument("--run", type=Path)
+    own.add_argument("--out", type=Path)
+    own.add_argument("--json", action="store_true")
+    chosen, rest = own.parse_known_args(list(args))
+    about = "Evaluate --run DIR. --out DIR writes elsewhere than the run; --json prints all metrics as JSON."
+    if chosen.run is None:
+        if "--help" not in rest and "-h" not in rest:
+            print("byol-ext slap eval: give --run DIR, a run directory such as runs/slap/tiny", file=sys.stderr)
+            return 2
+        parse(SlapConfig, PRESETS, rest, prog="byol-ext slap eval", description=about)
+    trained, towers, run = load_run(chosen.run)
+    config = parse(lambda: trained, {}, rest, prog="byol-ext slap eval", description=about)
+    if (config.audio, config.text, config.heads) != (trained.audio, trained.text, trained.heads):
+        print("byol-ext slap eval: audio, text and heads belong to the trained model", file=sys.stderr)
+        return 2
+    into = run
+    if chosen.out is not None:
+        into = Run.create(chosen.out, recipe="slap", config=config, resume=True)
+    splits = open_splits(config.data, tags=config.eval.tags, seed=config.seed)
+    evaluation = report(towers, splits, into, config)
+    if chosen.json:
+        print(
+            json.dumps({"metrics": evaluation.metrics, "protocol": evaluation.protocol, "environment": environment()})
+        )
+    else:
+        print_headlines(evaluation.metrics, into.path)
+    return 0
+
+
+def compare_command(args: Sequence[str]) -> int:
+    """``byol-ext slap compare``: SLAP and CLAP with shared seeds, equal encoders and samples seen; one table."""
+    from recipes.slap_compare import ARMS, compare
+
+    own = argparse.ArgumentParser(prog="byol-ext slap compare", add_help=False, allow_abbrev=False)
+    own.add_argument("--arms", nargs="+", default=["slap", "clap-infonce", "clap-sigmoid", "slap-shuffled"])
+    own.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    own.add_argument("--jobs", type=int, default=1)
+    own.add_argument("--out", type=Path, default=Path("runs/slap-compare"))
+    chosen, rest = own.parse_known_args(list(args))
+    about = (
+        f"Train each of --arms {{{','.join(ARMS)}}} with each of --seeds, --jobs at a time, into --out, and print one "
+        "table with paired intervals against the first arm. Finished runs are kept, so the command can be repeated."
+    )
+    unknown = [arm for arm in chosen.arms if arm not in ARMS]
+    if unknown:
+        print(f"byol-ext slap compare: arms {unknown} are unknown; known are {', '.join(ARMS)}", file=sys.stderr)
+        return 2
+    config = parse(PRESETS["tiny"], PRESETS, rest, prog="byol-ext slap compare", description=about)
+    return compare(config, arms=chosen.arms, seeds=chosen.seeds, jobs=chosen.jobs, out=chosen.out)
+
+
+def shard_command(args: Sequence[str]) -> int:
+    """``byol-ext slap shard SOURCE DST``: pack any readable set into WebDataset shards."""
+    from byol_ext.audio.data import write_shards
+
+    parser = argparse.ArgumentParser(prog="byol-ext slap shard", description="Pack pairs into WebDataset shards.")
+    parser.add_argument("source", help="what --data.train takes: tonecaps, manifest:FILE, hf:NAME, clotho:FILE, ...")
+    parser.add_argument("dst", type=Path, help="folder of the shards; an interrupted run goes on where it stopped")
+    parser.add_argument("--split", default="train", help="split of the source (default: train)")
+    parser.add_argument("--audio-root", default="", help="folder that relative paths start from")
+    parser.add_argument("--sample-rate", type=int, default=48_000, help="Hz of the shards (default: 48000)")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    chosen = parser.parse_args(list(args))
+    source = open_source(chosen.source, split=chosen.split, audio_root=chosen.audio_root)
+    written = write_shards(source, chosen.dst, sr=chosen.sample_rate, workers=chosen.workers)
+    print(f"{written}")
+    return 0
+
+
+def data_command(args: Sequence[str]) -> int:
+    """``byol-ext slap data music DST``: render the captioned music set into shards."""
+    from byol_ext.audio.music import build_music_set
+
+    parser = argparse.ArgumentParser(
+        prog="byol-ext slap data",
+        description="Make a data set: music renders real scores with a real soundfont and writes true captions.",
+    )
+    parser.add_argument("kind", choices=["music"])
+    parser.add_argument("dst", type=Path, nargs="?", default=Path("data/music"))
+    parser.add_argument("--train", type=int, default=10_000, help="training clips")
+    parser.add_argument("--val", type=int, default=600, help="validation clips")
+    parser.add_argument("--test", type=int, default=1000, help="test clips, of titles that training never has")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a clip")
+    parser.add_argument("--sample-rate", type=int, default=16_000, help="Hz")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    chosen = parser.parse_args(list(args))
+    build_music_set(
+        chosen.dst,
+        n_train=chosen.train,
+        n_val=chosen.val,
+        n_test=chosen.test,
+        seconds=chosen.seconds,
+        sample_rate=chosen.sample_rate,
+        workers=chosen.workers,
+    )
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train_command,
+    "eval": eval_command,
+    "compare": compare_command,
+    "shard": shard_command,
+    "data": data_command,
+}
