@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Modules are compiled on first import; where this variable is set they would be compiled on every one.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup run test test-all lint types bench debian-data clean
 
 help:  ## list the targets

@@ -118,12 +118,13 @@ class Bootstrap(nn.Module):
         """
         return self.objective(self.encode(views, step), ctx, step)
 
-    def encode(self, views: Views, step: int = 0) -> Encoded:
+    def encode(self, views: Views, step: int = 0, *, target: bool = True) -> Encoded:
         """Representations that the step's edges and set terms need; each view runs once per network.
 
         Args:
             views: Input of each view.
             step: Index of the optimiser step.
+            target: Whether the target network runs too.
 
         Raises:
             KeyError: If a needed view is missing.
@@ -133,15 +134,15 @@ class Bootstrap(nn.Module):
         if missing:
             raise KeyError(f"views {missing} are missing from the batch; it has {sorted(views)}")
         online = self._run(views, online_names, lambda name, x, view: self._branch(name).encode(x))
-        target: dict[str, Tensor] = {}
-        if self.target is not None:
+        targets: dict[str, Tensor] = {}
+        if self.target is not None and target:
             encode = self.target.encode
-            target = self._run(
+            targets = self._run(
                 views,
                 target_names,
                 lambda name, x, view: encode(name, x, online_y=online.get(view) if view else None),
             )
-        return Encoded(online, target)
+        return Encoded(online, targets)
 
     def objective(self, encoded: Encoded, ctx: Ctx | None = None, step: int = 0) -> Out:
         """Projectors, predictors and losses on representations: the second half of :meth:`forward`.

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from byol_ext.heads import WindowBatchNorm2d
+from byol_ext.heads import LogitScale, WindowBatchNorm2d
 from byol_ext.predictors import Ctx
 from byol_ext.schedules import Schedule
 
@@ -153,7 +153,7 @@ class SetTerm(nn.Module):
 
     def commit(self) -> None:
         """Called after the optimiser step."""
-        if self.scale is not None and hasattr(self.scale, "commit"):
+        if isinstance(self.scale, LogitScale):
             self.scale.commit()
 
 

@@ -23,6 +23,7 @@ from byol_ext.audio.data import BadSampleLedger, caption_duplicate_rate
 from byol_ext.bootstrap import Ctx
 from byol_ext.metrics.spectrum import CollapseMonitor
 from byol_ext.rng import sample_keys
+from byol_ext.text import FrozenTextFeatures
 from byol_ext.training import (
     Evaluate,
     FitResult,
@@ -38,11 +39,13 @@ from byol_ext.training import (
 )
 from recipes.config import from_dict
 from recipes.slap_config import SlapConfig
-from recipes.slap_data import Splits, collate_rows, open_splits, training_rows
+from recipes.slap_data import Splits, collate_rows, open_splits, training_rows, warm_captions
 from recipes.slap_eval import Towers, embed_pairs
 from recipes.slap_model import FrontEnd, Tokenize, build_audio, build_bootstrap, build_text
 
 logger = logging.getLogger(__name__)
+FREE = ("eval", "root", "data.workers", "text.cache")
+"""What may differ when a run is resumed: it does not change the weights."""
 
 
 @dataclass
@@ -148,10 +151,10 @@ def train(config: SlapConfig, *, resume: bool = False) -> tuple[FitResult, Tower
         TooManyBadSamples: If more than ``data.max_bad_fraction`` of the samples cannot be used.
     """
     splits = open_splits(config.data, tags=config.eval.tags, seed=config.seed)
-    run = Run.create(
-        Path(config.root) / "slap" / config.name, recipe="slap", config=config, resume=resume, free=("eval", "root")
-    )
+    run = Run.create(Path(config.root) / "slap" / config.name, recipe="slap", config=config, resume=resume, free=FREE)
     inputs = build_inputs(config)
+    if isinstance(inputs.tokenize, FrozenTextFeatures):
+        warm_captions(inputs.tokenize, splits, cache=config.text.cache)
     rows = training_rows(splits, config.data, sample_rate=inputs.front.sample_rate, seed=config.seed)
     source = LoaderSource(
         rows,
@@ -215,6 +218,6 @@ def load_run(path: str | Path) -> tuple[SlapConfig, Towers, Run]:
     if run.latest is None:
         raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
     slap = build(config, build_inputs(config))
-    load_weights(run.latest, slap.model)
+    load_weights(slap.model, run.latest)
     slap.model.to(device_of(config)).eval()
     return config, slap, run

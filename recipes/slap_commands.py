@@ -7,7 +7,7 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from byol_ext.training import FitResult, Run, environment, rank_and_world
-from byol_ext.training.curves import training_curves
+from byol_ext.training.curves import read_metrics, training_curves
 from recipes.config import parse
 from recipes.slap import build, build_inputs, device_of, load_run, train
 from recipes.slap_config import PRESETS, SlapConfig
@@ -23,6 +23,19 @@ from recipes.slap_data import Splits, open_source, open_splits
 from recipes.slap_eval import Evaluation, Towers, draw, evaluate
 
 logger = logging.getLogger(__name__)
+CURVES = (
+    "loss",
+    *(f"{src}->{dst}" for src in ("audio", "text") for dst in ("text", "audio")),
+    "clap-infonce",
+    "clap-sigmoid",
+    "eval/retrieval/text_to_audio/R@1",
+    "eval/retrieval/audio_to_text/R@1",
+    "collapse/audio/z/std_sqrt_d",
+    "collapse/text/z/std_sqrt_d",
+    "collapse/audio/z/effective_rank",
+    "collapse/text/z/effective_rank",
+    "grad_norm",
+)
 HEADLINES = (
     "retrieval/text_to_audio/R@1",
     "retrieval/audio_to_text/R@1",
@@ -113,11 +126,24 @@ def report(
     controls = {"random_init": {k: v for k, v in control.metrics.items() if k.startswith(kept)}}
     save_ranks(run.path / "ranks.npz", ranks | {"random_init/": control}, on=compared_on(config))
     draw(evaluation, run.figures, on=compared_on(config))
-    if (run.path / "metrics.jsonl").exists():
-        training_curves({run.name: run.path / "metrics.jsonl"}, path=run.figures / "training.png")
+    draw_training({run.name: run.path / "metrics.jsonl"}, run.figures / "training.png")
     run.write_results(metrics, controls=controls, protocol=evaluation.protocol)
     evaluation.metrics = metrics
     return evaluation
+
+
+def draw_training(logs: Mapping[str, Path], path: Path) -> None:
+    """Curves of the losses, of what shows a collapse, and of validation retrieval.
+
+    Args:
+        logs: Name and ``metrics.jsonl`` of each run.
+        path: PNG to write; nothing is written when no run was trained.
+    """
+    logs = {name: log for name, log in logs.items() if log.exists()}
+    logged = {term for log in logs.values() for term in read_metrics(log)}
+    terms = [term for term in CURVES if term in logged]
+    if terms:
+        training_curves(logs, path=path, terms=terms)
 
 
 def split_domain(text: str) -> tuple[str, str]:

@@ -24,9 +24,9 @@ from rich.table import Table
 
 from byol_ext.metrics.bootstrap import bootstrap_interval, paired_difference
 from byol_ext.training import plain
-from byol_ext.training.curves import training_curves
 from byol_ext.training.figures import Bar, bars_with_intervals
 from byol_ext.training.report import Report
+from recipes.slap_commands import draw_training
 from recipes.slap_config import SlapConfig
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ def _write(
     note = f"{clips} test clips, {len(seeds)} seeds; bars: 95 % bootstrap over queries; ticks: chance"
     bars_with_intervals(bars, path=out / "recall.png", title="Retrieval by method", note=note, unit="percent")
     logs = {arm.name: out / "slap" / f"{arm.name}-seed{seeds[0]}" / "metrics.jsonl" for arm in results[:-1]}
-    training_curves(logs, path=out / "training.png")
+    draw_training(logs, out / "training.png")
     report = Report("SLAP and CLAP compared", subtitle=note)
     report.table(
         rows,

