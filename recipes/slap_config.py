@@ -214,12 +214,48 @@ def tiny() -> SlapConfig:
         train=TrainConfig(
             steps=400,
             lr=2e-3,
-            predictor_lr_scale=5.0,
+            predictor_lr_scale=10.0,
             weight_decay=1e-4,
             log_every=10,
             monitor_every=50,
             checkpoint_every=200,
             precision="no",
+        ),
+    )
+
+
+def music() -> SlapConfig:
+    """The rendered-music set of ``byol-ext slap data music data/music``, for a CPU: the setting of ``docs/slap.md``.
+
+    A small audio tower from scratch beside the frozen MiniLM sentence encoder; only its projector trains.
+    """
+    return SlapConfig(
+        name="music",
+        audio=AudioConfig(
+            width=128,
+            mel=MelConfig(sample_rate=16_000, hop=320, fmax=8_000.0, precision="float32"),
+        ),
+        text=TextConfig(encoder="minilm", frozen=True, cache="data/minilm.safetensors", max_tokens=64),
+        heads=HeadConfig(
+            dim=256,
+            projector_hidden=512,
+            projector_norm="batch",
+            predictor_hidden=1024,
+            predictor_norm="batch",
+        ),
+        data=DataConfig(
+            train="wds:data/music/train-*.tar",
+            val="wds:data/music/val-*.tar",
+            test="wds:data/music/test-*.tar",
+            clip_seconds=5.0,
+            batch=128,
+        ),
+        train=TrainConfig(epochs=8, lr=1e-3, weight_decay=1e-4, predictor_lr_scale=10.0, checkpoint_every=200),
+        eval=EvalConfig(
+            tags=("instrument", "family", "tempo", "meter", "kind"),
+            domains=("soundfont=wds:data/music/test_fluidr3-*.tar", "wesnoth=wds:data/music/wesnoth-*.tar"),
+            probe_samples=3000,
+            probe_seeds=1,
         ),
     )
 
@@ -253,4 +289,4 @@ def paper() -> SlapConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], SlapConfig]] = {"tiny": tiny, "base": base, "paper": paper}
+PRESETS: dict[str, Callable[[], SlapConfig]] = {"tiny": tiny, "music": music, "base": base, "paper": paper}
