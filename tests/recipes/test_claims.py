@@ -1,4 +1,4 @@
-"""Claims of the SLAP recipe on ToneCaps, over seeds and with controls (slap 16, T9). Minutes; run by `make test-all`."""
+"""Claims of the SLAP recipe on ToneCaps, over seeds and with controls (slap 16, T9); minutes, by `make test-all`."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def trained(tmp_path, *, seed, steps=None, **loss):
         loss=LossConfig(**loss),
         train=replace(preset.train, seed=seed, steps=steps or preset.train.steps, trackers=()),
     )
-    result, towers, splits, run = train(config)
+    _, towers, splits, run = train(config)
     return evaluate(towers, test=splits.test, config=config, prompts={}).metrics, run.metrics()
 
 
@@ -41,7 +41,9 @@ def test_retrieval_is_five_times_chance_on_unheard_combinations(tmp_path, name, 
     ids=["no predictor", "no stop-gradient"],
 )
 def test_controls_collapse_and_the_monitor_says_so(tmp_path, loss, caplog):
+    # A collapsed space still ranks by what little is left in it, so the verdict is the spread's, not the recall's.
     metrics, log = trained(tmp_path, seed=0, steps=300, **loss)
     assert log[-1]["collapse/collapsed"] == 1
+    assert log[-1]["collapse/audio/z/std_sqrt_d"] < 0.1
     assert "the embeddings have collapsed" in caplog.text
-    assert metrics["retrieval/text_to_audio/R@1"] < 5 * metrics["retrieval/text_to_audio/chance/R@1"]
+    assert metrics["gap/random_cosine"] > 0.95
