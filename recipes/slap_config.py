@@ -250,7 +250,7 @@ def music() -> SlapConfig:
             clip_seconds=5.0,
             batch=128,
         ),
-        train=TrainConfig(epochs=8, lr=1e-3, weight_decay=1e-4, predictor_lr_scale=10.0, checkpoint_every=200),
+        train=TrainConfig(epochs=5, lr=1e-3, weight_decay=1e-4, predictor_lr_scale=10.0, checkpoint_every=200),
         eval=EvalConfig(
             tags=("instrument", "family", "tempo", "meter", "kind"),
             domains=("soundfont=wds:data/music/test_fluidr3-*.tar", "wesnoth=wds:data/music/wesnoth-*.tar"),
