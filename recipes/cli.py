@@ -37,7 +37,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
     except KeyboardInterrupt:
         code = 130
+    finally:
+        leave_process_group()
     sys.exit(code)
+
+
+def leave_process_group() -> None:
+    """Close what ``torchrun`` opened, if this process trained."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def run(args: Sequence[str]) -> int:

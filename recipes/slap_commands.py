@@ -178,7 +178,10 @@ def save_ranks(path: Path, evaluations: dict[str, Evaluation], *, on: str) -> No
 def print_headlines(metrics: dict[str, float], path: Path) -> None:
     """The few numbers people look for first, and where the rest is."""
     for name in HEADLINES:
-        print(f"{name:40} {metrics[name]:8.3f}")
+        interval = ""
+        if f"{name}/low" in metrics:
+            interval = f"   [{metrics[f'{name}/low']:.1f}, {metrics[f'{name}/high']:.1f}]"
+        print(f"{name:40} {metrics[name]:8.3f}{interval}")
     for name, value in metrics.items():
         if name.startswith("zero_shot/") and name.endswith("ensemble/accuracy"):
             chance = metrics[name.replace("ensemble", "chance")]

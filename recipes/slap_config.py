@@ -63,6 +63,8 @@ class TextConfig:
     """Width of the small encoder."""
     depth: int = 1
     """Transformer layers of the small encoder."""
+    dropout: float = 0.1
+    """Dropout of the small encoder; it is what makes online and target see one caption differently."""
 
 
 @dataclass(frozen=True)

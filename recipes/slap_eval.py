@@ -21,6 +21,7 @@ from torch import Tensor
 from byol_ext.audio.data import AudioTextDataset, BadSampleLedger, SampleSource
 from byol_ext.audio.waves import Windows, cut_windows, pool_windows
 from byol_ext.bootstrap import Bootstrap
+from byol_ext.metrics.bootstrap import bootstrap_interval
 from byol_ext.metrics.classification import confusion
 from byol_ext.metrics.modality_gap import gap_metrics, gap_shift_curve
 from byol_ext.metrics.probes import Split, linear_probe, mlp_probe, probe_summary
@@ -207,7 +208,8 @@ def evaluate(
     """
     embedded = embed_pairs(towers, test, config)
     on = "q" if config.loss.name == "slap" else "z"
-    metrics = embedded.retrieval(on).metrics()
+    retrieval = embedded.retrieval(on)
+    metrics = retrieval.metrics() | recall_intervals(retrieval, embedded.owner_M)
     if on == "q":
         metrics |= embedded.retrieval("z").metrics(prefix="retrieval_z")
     audio_ND, text_ND = embedded.pairs(on)
@@ -233,6 +235,30 @@ def evaluate(
         "seed": config.seed,
     }
     return result
+
+
+def recall_intervals(retrieval: Retrieval, owner_M: Tensor, *, resamples: int = 2000) -> dict[str, float]:
+    """95 % bootstrap intervals of the recalls over queries; captions of one clip are drawn together.
+
+    Args:
+        retrieval: Ranks both ways.
+        owner_M: Clip of each caption.
+        resamples: Bootstrap samples.
+
+    Returns:
+        ``retrieval/DIRECTION/R@K/low`` and ``.../high`` in percent.
+    """
+    found = {}
+    for direction, ranking, groups in (
+        ("text_to_audio", retrieval.text_to_audio, owner_M.numpy()),
+        ("audio_to_text", retrieval.audio_to_text, None),
+    ):
+        for k in (1, 5, 10):
+            hits_Q = 100.0 * ranking.hits_Q(k).numpy()
+            interval = bootstrap_interval(hits_Q, groups=groups, resamples=resamples)
+            found[f"retrieval/{direction}/R@{k}/low"] = interval.low
+            found[f"retrieval/{direction}/R@{k}/high"] = interval.high
+    return found
 
 
 def _classify(

@@ -101,7 +101,11 @@ def build_text(config: TextConfig, *, device: str = "cpu") -> tuple[nn.Module, T
     if config.encoder == "small":
         tokenizer = HashTokenizer(max_tokens=config.max_tokens)
         encoder = SmallTextEncoder(
-            tokenizer.vocab_size, width=config.width, layers=config.depth, max_tokens=config.max_tokens
+            tokenizer.vocab_size,
+            width=config.width,
+            layers=config.depth,
+            max_tokens=config.max_tokens,
+            dropout=config.dropout,
         )
         return encoder, tokenizer
     source = MINILM if config.encoder == "minilm" else config.encoder

@@ -2,13 +2,17 @@
 
 import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from byol_ext.audio.data import TooManyBadSamples
+from byol_ext.audio.data import BadSampleLedger, TooManyBadSamples
+from byol_ext.training import plain
 from recipes.slap import Prepare, build, build_inputs, caption_groups, load_run, scale_lr, train
 from recipes.slap_commands import report, train_and_evaluate
 from recipes.slap_config import LossConfig, base, paper, tiny
@@ -46,22 +50,43 @@ def test_train_evaluate_results_and_figures(config, tmp_path):
     assert "retrieval/text_to_audio/R@1" in (run / "README.md").read_text()
 
 
+@pytest.mark.slow
+def test_two_processes_train_like_one(config, tmp_path):
+    """``torchrun`` on the command line; without BatchNorm and dropout, which are each process' own."""
+    heads = replace(config.heads, projector_norm="layer", predictor_norm="layer")
+    config = replace(config, heads=heads, text=replace(config.text, dropout=0.0))
+    train_and_evaluate(config)
+    two = replace(config, name="two", data=replace(config.data, batch=8))
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(plain(two)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "recipes.cli", "slap", "train", "--config", str(file)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    runs = tmp_path / "runs" / "slap"
+    one, other = (json.loads((runs / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("test", "two"))
+    assert other["samples_seen"] == one["samples_seen"]
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert (runs / "two" / "results.json").exists()
+
+
 def test_resume_is_bit_exact_and_load_run_gives_the_same_model(config, tmp_path):
     _, whole, _, _ = train(config)
-    first = replace(config, name="parts", train=replace(config.train, steps=3))
-    # The learning-rate schedule must see the same total, so the first part is stopped by hand at its checkpoint.
-    train(replace(first, train=replace(config.train, steps=6)))
+    parts = replace(config, name="parts")
+    # As if the run had been killed after its checkpoint at step 3.
+    train(parts)
     run = tmp_path / "runs" / "slap" / "parts"
     newest = run / "checkpoints" / "step-6"
     for file in newest.iterdir():
         file.unlink()
     newest.rmdir()
-    _, resumed, _, _ = train(replace(first, train=replace(config.train, steps=6)), resume=True)
+    _, resumed, _, _ = train(parts, resume=True)
     reference = weights(whole.model)
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, reference[name]), name
     loaded_config, loaded, _ = load_run(run)
-    assert loaded_config == replace(first, train=replace(config.train, steps=6))
+    assert loaded_config == parts
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, reference[name]), name
 
@@ -140,8 +165,6 @@ def test_specaugment_is_keyed_and_off_in_evaluation(config):
     inputs = build_inputs(config)
     towers = build(config, inputs)
     rows = training_rows(open_splits(config.data), config.data, sample_rate=16_000, seed=0)
-    from byol_ext.audio.data import BadSampleLedger
-
     prepare = Prepare(towers, seed=0, groups=True, ledger=BadSampleLedger())
     whole = collate_rows([rows[i, 2] for i in range(6)])
     views, ctx = prepare(whole, 0)
