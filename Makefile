@@ -32,10 +32,10 @@ types: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
 test: lint types  ## lint, types and the quick tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-all: lint types  ## the quick tests and the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: $(STAMP)  ## the benchmarks, side by side with their peers
 	$(BIN)/python -m pip install --no-compile -q -e '.[bench]'

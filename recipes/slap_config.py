@@ -263,13 +263,26 @@ def music() -> SlapConfig:
 
 
 def base() -> SlapConfig:
-    """One GPU on your own data: HTS-AT tiny and RoBERTa from the hub, effective batch 768 by exact accumulation."""
+    """One GPU on your own data: HTS-AT tiny and RoBERTa from the hub, effective batch 768 by exact accumulation.
+
+    BatchNorm in projectors and predictors and a faster predictor, because without them our small runs keep only a few
+    dimensions (``docs/slap.md``); cached accumulation keeps BatchNorm exact.
+    """
     return SlapConfig(
         name="base",
         audio=AudioConfig(encoder="htsat-tiny", mel=laion_mel(), time_width=64),
         text=TextConfig(encoder="FacebookAI/roberta-base"),
+        heads=HeadConfig(projector_norm="batch", predictor_norm="batch"),
         data=DataConfig(train="", batch=96, workers=8),
-        train=TrainConfig(epochs=60, accumulate_steps=8, lr=4e-4, clip_norm=3.0, weight_decay=1e-6),
+        train=TrainConfig(
+            epochs=60,
+            accumulate_steps=8,
+            accumulate="cached",
+            lr=4e-4,
+            predictor_lr_scale=10.0,
+            clip_norm=3.0,
+            weight_decay=1e-6,
+        ),
         lr_reference_batch=768,
     )
 
