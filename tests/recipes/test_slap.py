@@ -2,8 +2,10 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -69,6 +71,30 @@ def test_two_processes_train_like_one(config, tmp_path):
     assert other["samples_seen"] == one["samples_seen"]
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert (runs / "two" / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_ten_kills_then_resume_is_bit_equal(config, tmp_path):
+    """``kill -9`` of the command at ten random steps; the run that was never killed has the same weights."""
+    config = replace(config, train=replace(config.train, steps=60, checkpoint_every=4, monitor_every=0))
+    config = replace(config, data=replace(config.data, workers=1))
+    _, whole, _, _ = train(config)
+    killed = replace(config, name="killed")
+    file = tmp_path / "killed.yaml"
+    file.write_text(yaml.safe_dump(plain(killed)))
+    log = tmp_path / "runs" / "slap" / "killed" / "metrics.jsonl"
+    command = [sys.executable, "-m", "recipes.cli", "slap", "train", "--config", str(file), "--resume"]
+    targets = sorted(np.random.default_rng().integers(3, 58, size=10).tolist())
+    for target in targets:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (log.exists() and f'"step": {target},' in log.read_text()):
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, f"the run ended before step {target}"
+    subprocess.run(command, check=True, capture_output=True)
+    _, resumed, _ = load_run(log.parent)
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[name]), (name, targets)
 
 
 def test_resume_is_bit_exact_and_load_run_gives_the_same_model(config, tmp_path):
