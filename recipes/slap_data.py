@@ -205,11 +205,8 @@ def warm_captions(features: FrozenTextFeatures, splits: Splits, *, cache: str) -
     Args:
         features: The encoder and its cache in memory.
         splits: The sets.
-        cache: File to read first and to write to, or empty.
+        cache: File to write to if anything was new, or empty.
     """
-    file = Path(cache) if cache else None
-    if file is not None and file.exists():
-        features.load(file)
     sources = [source for source in (splits.train, splits.val, splits.test) if source is not None]
     captions = [
         normalize_caption(caption)
@@ -221,9 +218,9 @@ def warm_captions(features: FrozenTextFeatures, splits: Splits, *, cache: str) -
     with Progress(*Progress.get_default_columns(), transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("encoding captions", total=None)
         added = features.add(captions, progress=lambda done, total: bar.update(task, completed=done, total=total))
-    if file is not None and added and rank_and_world()[0] == 0:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        features.save(file)
+    if cache and added and rank_and_world()[0] == 0:
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        features.save(cache)
 
 
 class ShuffledCaptions:

@@ -6,6 +6,7 @@ Legend: ``B`` batch, ``S`` samples, ``T`` frames, ``F`` mel bins.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -113,7 +114,10 @@ def build_text(config: TextConfig, *, device: str = "cpu") -> tuple[nn.Module, T
     hf_tokenizer = HFTokenizer(resolve_source(source), config.max_tokens)
     if not config.frozen:
         return net, hf_tokenizer
-    return FeatureEncoder(net.width), FrozenTextFeatures(net, hf_tokenizer, device=device)
+    features = FrozenTextFeatures(net, hf_tokenizer, device=device)
+    if config.cache and Path(config.cache).exists():
+        features.load(config.cache)
+    return FeatureEncoder(net.width), features
 
 
 def slap_edges(lam: float, *, audio: str | None = "audio", text: str | None = "text") -> list[Edge]:

