@@ -286,6 +286,7 @@ def data_command(args: Sequence[str]) -> int:
         seconds=chosen.seconds,
         sample_rate=chosen.sample_rate,
         workers=chosen.workers,
+        progress=True,
     )
     return 0
 

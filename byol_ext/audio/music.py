@@ -7,25 +7,113 @@ share neither a normalised title nor the opening of a melody.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from byol_ext.audio.abc_tunes import Tune, notes_of, read_tunes, split_of, stable_hash
-from byol_ext.audio.music_render import FLUIDR3, TIMGM6MB, Renderer
-from byol_ext.audio.music_shards import Item, Settings, jobs_of, run_jobs
-from byol_ext.audio.wesnoth import WESNOTH, wesnoth_tracks
+from byol_ext.audio.decode import BadAudio
+from byol_ext.audio.music_render import FLUIDR3, MIN_RMS, TIMGM6MB, Renderer, describe_clip, render_clip
+from byol_ext.audio.packing import write_shards
+from byol_ext.audio.samples import AudioTextSample, SampleSource
+from byol_ext.audio.wesnoth import WESNOTH, wesnoth_tracks, wesnoth_windows
 
 _log = logging.getLogger(__name__)
 
 OPENING = 12
 """Intervals that make two melodies the same tune for the split."""
+
+_SHOWN = ("instrument", "tempo", "meter", "kind", "origin", "genre")
+
+
+class Item(NamedTuple):
+    """One clip to render: a tune and which rendering of it."""
+
+    tune: Tune
+    variant: int
+
+
+@dataclass(frozen=True)
+class MusicSource:
+    r"""Tunes rendered when they are asked for: a source for `AudioTextDataset`, no shards needed, or `write_shards`.
+
+    A sample depends on (seed, tune, variant) alone, and so neither on the others nor on the process. The source can
+    be pickled; each process that renders makes its own `Renderer` on first use.
+
+    Attributes:
+        items: What to render, from :func:`plan_music_set`.
+        split: Name of the split, and the start of the samples' keys.
+        seed: Seed of the choice of instruments, tempi and captions.
+        seconds: Length of a clip.
+        sample_rate: Samples a second, mono.
+        n_captions: Captions a clip, the first with most facts.
+        soundfont: An ``.sf2`` file. It changes the sound and its own tag only.
+
+    Example:
+        >>> tune = Tune("folk/scale", "folk", {"T": "Scale"}, "X:1\nT:Scale\nL:1/4\nK:C\nCDEF|")
+        >>> source = MusicSource((Item(tune, variant=0), Item(tune, variant=1)), split="train")
+        >>> len(source)
+        2
+        >>> source[1].audio.shape  # doctest: +SKIP
+        (80000,)
+    """
+
+    items: tuple[Item, ...]
+    split: str = "train"
+    seed: int = 0
+    seconds: float = 5.0
+    sample_rate: int = 16_000
+    n_captions: int = 5
+    soundfont: Path = TIMGM6MB
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> AudioTextSample:
+        """Render the clip at a position.
+
+        Raises:
+            BadAudio: If its tune cannot be parsed or the clip is silent.
+        """
+        position = range(len(self))[index]
+        tune, variant = self.items[position]
+        renderer = _renderer(self.soundfont, self.sample_rate, os.getpid())
+        clip = render_clip(
+            tune, variant=variant, seed=self.seed, seconds=self.seconds, renderer=renderer, n_captions=self.n_captions
+        )
+        return AudioTextSample(
+            key=f"{self.split}-{position:06d}",
+            captions=clip.captions,
+            audio=clip.audio,
+            sr=self.sample_rate,
+            tags={name: value for name, value in clip.facts.as_dict().items() if value is not None},
+            split=self.split,
+        )
+
+    def captions(self, index: int) -> Sequence[str]:
+        """Captions of one clip, without rendering it; empty if its tune cannot be parsed."""
+        tune, variant = self.items[index]
+        try:
+            _, _, captions = describe_clip(
+                tune, variant=variant, seed=self.seed, seconds=self.seconds, n_captions=self.n_captions
+            )
+        except BadAudio:
+            return ()
+        return captions
+
+
+@functools.cache
+def _renderer(soundfont: Path, sample_rate: int, process: int) -> Renderer:
+    """The renderer of a process; its id is asked for because a forked process must not use that of its parent."""
+    return Renderer(soundfont, sample_rate=sample_rate)
 
 
 def plan_music_set(
@@ -100,14 +188,14 @@ def build_music_set(
     held_out_soundfont: str | Path | None = FLUIDR3,
     wesnoth: str | Path | None = WESNOTH,
     wesnoth_per_track: int = 3,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool = False,
 ) -> dict[str, int]:
-    """Write the set as shards; a stopped build continues with the first shard that is missing.
+    """Write the set as shards; a stopped build continues with the shards that are missing.
 
     Shards are ``train-000000.tar``, ``val-…``, ``test-…``, ``test_fluidr3-…`` (the test clips with the same facts
-    from the held-out soundfont) and ``wesnoth-…`` (windows of game music). Each is written under a temporary name
-    and renamed. Beside them: ``build.json`` (settings and versions), ``sizes.json`` (clips a shard),
-    ``errors.jsonl`` (clips left out).
+    from the held-out soundfont) and ``wesnoth-…`` (windows of game music), written by
+    :func:`~byol_ext.audio.packing.write_shards`. Beside them: ``build.json`` (settings and versions), ``sizes.json``
+    (clips a shard), ``errors.jsonl`` (clips left out).
 
     Args:
         dst: Folder, made if needed.
@@ -125,7 +213,7 @@ def build_music_set(
         held_out_soundfont: Soundfont of ``test_fluidr3``; None leaves the split out.
         wesnoth: Folder of the game's tracks; None leaves the split out.
         wesnoth_per_track: Windows of a track.
-        progress: Called with (clips done, clips in all) after each shard.
+        progress: Show a progress bar for each split.
 
     Returns:
         Clips written, by split.
@@ -141,24 +229,42 @@ def build_music_set(
         if font is not None:
             Renderer(Path(font), sample_rate=sample_rate).close()
     tracks = wesnoth_tracks(wesnoth) if wesnoth is not None else []
-    settings = Settings(seed, seconds, sample_rate, n_captions, Path(soundfont), wesnoth_per_track)
+    settings = {"seed": seed, "seconds": seconds, "sample_rate": sample_rate, "n_captions": n_captions}
+    common = MusicSource((), "", seed, seconds, sample_rate, n_captions, Path(soundfont))
     record = {
-        "format": 1,
+        "format": 2,
         "n": {"train": n_train, "val": n_val, "test": n_test},
         "shard_size": shard_size,
         "root": str(root) if root is not None else None,
         "held_out_soundfont": Path(held_out_soundfont).name if held_out_soundfont is not None else None,
-        "settings": {**asdict(settings), "soundfont": Path(soundfont).name},
+        "settings": {**settings, "soundfont": Path(soundfont).name, "windows": wesnoth_per_track},
         "versions": {name: _version(name) for name in ("music21", "symusic", "pyfluidsynth")},
     }
     _check_record(folder / "build.json", record)
     plan = plan_music_set(read_tunes(root), n_train=n_train, n_val=n_val, n_test=n_test, seed=seed)
-    jobs = [job for split, items in plan.items() for job in jobs_of(folder, split, items, settings, shard_size)]
+    sources: dict[str, SampleSource] = {
+        split: replace(common, items=tuple(items), split=split) for split, items in plan.items()
+    }
     if held_out_soundfont is not None:
-        other = replace(settings, soundfont=Path(held_out_soundfont))
-        jobs += jobs_of(folder, "test_fluidr3", plan["test"], other, shard_size)
-    jobs += jobs_of(folder, "wesnoth", tracks, settings, shard_size)
-    return run_jobs(jobs, folder, workers=workers, progress=progress)
+        font = Path(held_out_soundfont)
+        sources["test_fluidr3"] = replace(common, items=tuple(plan["test"]), split="test_fluidr3", soundfont=font)
+    sources["wesnoth"] = wesnoth_windows(tracks, seconds=seconds, windows=wesnoth_per_track)
+    return {
+        split: write_shards(
+            source,
+            folder,
+            sr=sample_rate,
+            shard_size=shard_size,
+            prefix=f"{split}-",
+            names="key",
+            tag_fields=_SHOWN,
+            drop_silent_dbfs=20 * float(np.log10(MIN_RMS)),
+            processes=workers,
+            progress=progress,
+        ).written
+        for split, source in sources.items()
+        if len(source)
+    }
 
 
 def _version(package: str) -> str:

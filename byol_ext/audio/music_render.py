@@ -17,6 +17,7 @@ import numpy as np
 
 from byol_ext._extras import require
 from byol_ext.audio.abc_tunes import Tune, notes_of, stable_hash
+from byol_ext.audio.decode import BadAudio
 from byol_ext.audio.music_captions import make_captions
 from byol_ext.audio.music_facts import INSTRUMENTS, Facts, choose_facts
 from byol_ext.rng import sample_generator
@@ -30,8 +31,6 @@ FLUIDR3 = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
 MIN_RMS = 1e-3
 """Clips under this RMS are dropped (data spec, "Rendered tunes")."""
 
-_RETRIES = 4
-_RETRY_STRIDE = 1000
 _PACKAGES = {TIMGM6MB.name: "timgm6mb-soundfont", FLUIDR3.name: "fluid-soundfont-gm"}
 _OCTAVES = {instrument.program: instrument.octave for instrument in INSTRUMENTS}
 _INSTALL = "apt-get install -y libfluidsynth3 timgm6mb-soundfont"
@@ -188,10 +187,30 @@ class MusicClip:
     facts: Facts
 
 
+def describe_clip(
+    tune: Tune, *, variant: int, seed: int, seconds: float, n_captions: int, soundfont: str = ""
+) -> tuple[np.ndarray, Facts, tuple[str, ...]]:
+    """What :func:`render_clip` will play and say, found without rendering; its arguments.
+
+    Returns:
+        Notes of the tune ``[N, 4]``, facts (``soundfont`` is only recorded there) and captions.
+
+    Raises:
+        BadAudio: If the tune cannot be parsed.
+    """
+    try:
+        notes_N4 = notes_of(tune)
+    except ValueError as error:
+        raise BadAudio("unreadable", str(error), source=tune.name) from error
+    rng = sample_generator(seed, variant, stable_hash(tune.name))
+    facts = choose_facts(tune, notes_N4, variant=variant, seconds=seconds, soundfont=soundfont, rng=rng)
+    return notes_N4, facts, tuple(make_captions(facts, rng, n=n_captions))
+
+
 def render_clip(
     tune: Tune, *, variant: int = 0, seed: int = 0, seconds: float = 5.0, renderer: Renderer, n_captions: int = 5
 ) -> MusicClip:
-    """Choose facts for a tune, render it and write captions.
+    """Choose facts for a tune, write captions and render it.
 
     Args:
         tune: A tune.
@@ -206,15 +225,13 @@ def render_clip(
         The clip.
 
     Raises:
-        ValueError: If the tune cannot be parsed or the clip is silent (RMS under 1e-3) in five successive renderings.
+        BadAudio: If the tune cannot be parsed or the clip is silent (RMS under 1e-3).
     """
-    notes_N4 = notes_of(tune)
-    for attempt in range(_RETRIES + 1):
-        rng = sample_generator(seed, variant + attempt * _RETRY_STRIDE, stable_hash(tune.name))
-        facts = choose_facts(
-            tune, notes_N4, variant=variant, seconds=seconds, soundfont=renderer.soundfont.stem, rng=rng
-        )
-        audio_S = renderer.clip(notes_N4, facts, seconds=seconds)
-        if np.sqrt(np.mean(np.square(audio_S, dtype=np.float64))) >= MIN_RMS:
-            return MusicClip(audio_S, tuple(make_captions(facts, rng, n=n_captions)), facts)
-    raise ValueError(f"tune {tune.name}: silent in {_RETRIES + 1} renderings")
+    notes_N4, facts, captions = describe_clip(
+        tune, variant=variant, seed=seed, seconds=seconds, n_captions=n_captions, soundfont=renderer.soundfont.stem
+    )
+    audio_S = renderer.clip(notes_N4, facts, seconds=seconds)
+    rms = float(np.sqrt(np.mean(np.square(audio_S, dtype=np.float64))))
+    if rms < MIN_RMS:
+        raise BadAudio("silent", f"RMS {rms:.1e} is under {MIN_RMS:g}", source=tune.name)
+    return MusicClip(audio_S, captions, facts)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import io
 import itertools
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,14 +23,17 @@ import numpy as np
 from rich.progress import Progress
 
 from byol_ext._extras import require
-from byol_ext.audio.decode import BadAudio
+from byol_ext.audio.decode import BadAudio, level_dbfs
 from byol_ext.audio.samples import AudioTextSample, BadCaption, SampleSource
 
 Format = Literal["flac", "wav", "ogg", "mp3"]
+Names = Literal["index", "key"]
 _SUBTYPES = {"flac": "PCM_16", "wav": "FLOAT", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
-_STATE = ".progress"
+_FOLDER = ".progress"
 _BLOCK = 1 << 16
 _Job = tuple[int, Callable[[], AudioTextSample]]
+_State = dict[str, Any]
+_Write = Callable[[Path, Iterator[_Job]], _State]
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class ShardReport:
     Attributes:
         shards: The shards, in order.
         written: Samples in them.
-        errors: Samples left out: ``{"index", "key", "cause", "message"}``, as in ``errors.jsonl``.
+        errors: Samples left out: ``{"shard", "index", "key", "cause", "message"}``, as in ``errors.jsonl``.
     """
 
     shards: tuple[Path, ...]
@@ -48,6 +57,10 @@ class _Settings:
     format: Format
     shard_size: int
     samples: int | None
+    prefix: str
+    names: Names
+    tag_fields: tuple[str, ...] | None
+    drop_silent_dbfs: float | None
 
 
 def write_shards(
@@ -57,14 +70,20 @@ def write_shards(
     sr: int = 48_000,
     format: Format = "flac",  # noqa: A002
     shard_size: int = 512,
+    prefix: str = "",
+    names: Names = "index",
+    tag_fields: Sequence[str] | None = None,
+    drop_silent_dbfs: float | None = None,
     workers: int = 1,
+    processes: int = 1,
     progress: bool = False,
 ) -> ShardReport:
     """Decode, resample and pack samples as ``NNNNNN.tar``, with ``sizes.json`` and ``errors.jsonl`` beside them.
 
     Shard ``k`` holds the usable samples at positions ``k * shard_size …`` of the source. A shard appears under its
-    name only when it is complete; a run that was killed starts again at the first incomplete shard and leaves the
-    same files as one that was not. Samples that cannot be used are left out and listed.
+    name only when it is complete; a run that was killed writes the shards that are missing and leaves the same files
+    as one that was not. Samples that cannot be used are left out and listed. Several sets can lie in one folder
+    under different prefixes; ``sizes.json`` and ``errors.jsonl`` cover them all.
 
     Args:
         samples: A source, or an iterable of samples in a fixed order (skipped over on resume).
@@ -72,38 +91,50 @@ def write_shards(
         sr: Sample rate in Hz of the packed audio (48 kHz, LAION layout).
         format: ``flac`` (16 bit, clips beyond full scale), ``wav`` (float, exact), ``ogg`` or ``mp3``.
         shard_size: Positions of the source a shard.
-        workers: Threads that decode and encode.
+        prefix: Start of the shards' names: ``"val-"`` gives ``val-000000.tar``.
+        names: Name a sample's files by its position, or by its key (unique in a shard, without ``.`` and ``/``).
+        tag_fields: Tags whose values are listed under ``tag``; by default all. ``original_data`` always has all.
+        drop_silent_dbfs: Leave out samples below this level (mean removed); None keeps them.
+        workers: Threads that decode and encode, in each process.
+        processes: Processes that write a shard each, for a source that can be pickled; 1 writes in this one.
         progress: Show a progress bar.
 
     Returns:
-        The shards and what was left out.
+        The shards of this prefix and what was left out of them.
 
     Raises:
-        ValueError: If ``dst`` holds shards that were begun with other settings, or an argument is out of range.
+        ValueError: If ``dst`` holds shards of this prefix that were begun with other settings, an argument is out of
+            range, or a key cannot name a file.
     """
-    if format not in _SUBTYPES or min(shard_size, workers, sr) < 1:
+    if format not in _SUBTYPES or min(shard_size, workers, processes, sr) < 1:
         raise ValueError(
-            f"need sr, shard_size, workers >= 1 and format in {sorted(_SUBTYPES)}; "
-            f"got {sr=}, {shard_size=}, {workers=}, {format=}"
+            f"need sr, shard_size, workers, processes >= 1 and format in {sorted(_SUBTYPES)}; "
+            f"got {sr=}, {shard_size=}, {workers=}, {processes=}, {format=}"
         )
+    if Path(prefix).name != prefix:
+        raise ValueError(f"{prefix=}: expected the start of a file name; give folders in dst")
+    if processes > 1 and not _is_source(samples):
+        raise ValueError(f"{processes=} needs a source with positions; use workers= for an iterable")
+    size, fields = len(samples) if _is_source(samples) else None, tuple(tag_fields) if tag_fields is not None else None
+    settings = _Settings(sr, format, shard_size, size, prefix, names, fields, drop_silent_dbfs)
     root = Path(dst)
-    (root / _STATE).mkdir(parents=True, exist_ok=True)
-    settings = _Settings(sr, format, shard_size, len(samples) if _is_source(samples) else None)
+    (root / _FOLDER).mkdir(parents=True, exist_ok=True)
     _check_settings(root, settings)
-    states = list(_finished(root))
-    position = sum(state["positions"] for state in states)
-    jobs = _jobs(samples, position)
-    with Progress(disable=not progress) as bar, ThreadPoolExecutor(workers) as pool:
-        task = bar.add_task("packing", total=settings.samples, completed=position)
-        for number in itertools.count(len(states)):
-            batch = itertools.islice(jobs, shard_size)
-            first = next(batch, None)
-            if first is None:
-                break
-            state = _write_shard(root, number, settings, itertools.chain([first], batch), pool, 4 * workers)
-            states.append(state)
+    paths = (root / f"{prefix}{number:06d}.tar" for number in itertools.count())
+    write = partial(_write_shard, settings=settings, workers=workers)
+    if _is_source(samples):
+        finished = _from_source(samples, paths, write, shard_size, processes)
+    else:
+        finished = _from_stream(iter(samples), paths, write, shard_size)
+    states: dict[Path, _State] = {}
+    with Progress(disable=not progress) as bar:
+        task = bar.add_task(prefix.rstrip("-_") or "packing", total=size)
+        for path, state in finished:
+            states[path] = state
             bar.advance(task, state["positions"])
-    return _summarise(root, states)
+    _write_summary(root)
+    errors = tuple(error for state in states.values() for error in state["errors"])
+    return ShardReport(tuple(states), sum(state["written"] for state in states.values()), errors)
 
 
 def read_errors_jsonl(path: str | Path) -> list[dict[str, Any]]:
@@ -144,37 +175,84 @@ def _is_source(samples: SampleSource | Iterable[AudioTextSample]) -> TypeGuard[S
     return hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
 
 
-def _jobs(samples: SampleSource | Iterable[AudioTextSample], start: int) -> Iterator[_Job]:
-    """Positions from ``start`` on with a call that gives the sample there."""
-    if _is_source(samples):
-        for index in range(start, len(samples)):
-            yield index, partial(samples.__getitem__, index)
-    else:
-        for index, sample in enumerate(itertools.islice(iter(samples), start, None), start):
-            yield index, partial(_itself, sample)
+def _from_source(
+    source: SampleSource, paths: Iterator[Path], write: _Write, shard_size: int, processes: int
+) -> Iterator[tuple[Path, _State]]:
+    """States of all shards, in order; those that are missing are written, one a process."""
+    ranges = (range(first, min(first + shard_size, len(source))) for first in range(0, len(source), shard_size))
+    shards = [(path, positions, _finished(path)) for positions, path in zip(ranges, paths, strict=False)]
+    todo = [(path, positions) for path, positions, state in shards if state is None]
+    write_range = partial(_write_range, source, write)
+    with contextlib.ExitStack() as stack:
+        written: Iterator[_State] = map(write_range, todo)
+        if min(processes, len(todo)) > 1:
+            context = multiprocessing.get_context("spawn")
+            executor = ProcessPoolExecutor(min(processes, len(todo)), context, initializer=_end_with_parent)
+            written = stack.enter_context(executor).map(write_range, todo)
+        for path, _, state in shards:
+            yield path, next(written) if state is None else state
+
+
+def _write_range(source: SampleSource, write: _Write, shard: tuple[Path, range]) -> _State:
+    path, positions = shard
+    return write(path, ((index, partial(source.__getitem__, index)) for index in positions))
+
+
+def _from_stream(
+    samples: Iterator[AudioTextSample], paths: Iterator[Path], write: _Write, shard_size: int
+) -> Iterator[tuple[Path, _State]]:
+    """States of all shards, in order; the samples of finished ones are skipped over."""
+    jobs: Iterator[_Job] = ((index, partial(_itself, sample)) for index, sample in enumerate(samples))
+    for path in paths:
+        state = _finished(path)
+        batch = itertools.islice(jobs, shard_size if state is None else state["positions"])
+        first = next(batch, None)
+        if first is None:
+            return
+        if state is None:
+            state = write(path, itertools.chain([first], batch))
+        collections.deque(batch, maxlen=0)
+        yield path, state
 
 
 def _itself(sample: AudioTextSample) -> AudioTextSample:
     return sample
 
 
+def _end_with_parent() -> None:
+    """Make a worker end when the process that started it was killed, instead of waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
 def _pack(settings: _Settings, job: _Job) -> tuple[str, bytes, bytes] | dict[str, Any]:
     """Name, audio and metadata of the tar members of one sample, or its entry for ``errors.jsonl``."""
     index, load = job
-    key = str(index)
+    key = ""
     try:
         sample = load()
         key = sample.key
         if not sample.captions:
             raise BadCaption("caption_missing", key)
         clip = sample.clip(sr=settings.sr, n=None)
+        level, floor = level_dbfs(clip.wave_S), settings.drop_silent_dbfs
+        if floor is not None and level < floor:
+            raise BadAudio("silent", f"{level:.1f} dBFS is below drop_silent_dbfs={floor:g}", source=key)
     except (BadAudio, BadCaption) as error:
-        return {"index": index, "key": key, "cause": error.reason, "message": str(error)}
+        return {"index": index, "key": key or error.source, "cause": error.reason, "message": str(error)}
+    name = key if settings.names == "key" else f"{index:09d}"
     facts = {"key": key, "split": sample.split, "tags": dict(sample.tags), "duration": clip.duration}
-    tag = [str(value) for value in sample.tags.values()]
+    shown = sample.tags if settings.tag_fields is None else settings.tag_fields
+    tag = [str(sample.tags[field]) for field in shown if field in sample.tags]
     metadata = {"text": list(sample.captions), "tag": tag, "original_data": facts}
     text = json.dumps(metadata, ensure_ascii=False, default=str)
-    return f"{index:09d}", _encode(clip.wave_S, settings), text.encode()
+    return name, _encode(clip.wave_S, settings), text.encode()
 
 
 def _encode(wave_S: np.ndarray, settings: _Settings) -> bytes:
@@ -193,28 +271,27 @@ def _encode(wave_S: np.ndarray, settings: _Settings) -> bytes:
     return buffer.getvalue()
 
 
-def _write_shard(
-    root: Path, number: int, settings: _Settings, jobs: Iterator[_Job], pool: ThreadPoolExecutor, block: int
-) -> dict[str, Any]:
+def _write_shard(path: Path, jobs: Iterator[_Job], settings: _Settings, workers: int) -> _State:
     """One shard and its state file, in this order; the state file is what makes the shard count as finished."""
-    path = root / f"{number:06d}.tar"
-    partial_path = path.with_suffix(".tar.part")
+    partial_path = path.with_suffix(".tar.tmp")
     errors: list[dict[str, Any]] = []
-    written = 0
-    with tarfile.open(partial_path, "w", format=tarfile.PAX_FORMAT) as tar:
-        while chunk := list(itertools.islice(jobs, block)):
+    names: set[str] = set()
+    with tarfile.open(partial_path, "w", format=tarfile.PAX_FORMAT) as tar, ThreadPoolExecutor(workers) as pool:
+        while chunk := list(itertools.islice(jobs, 4 * workers)):
             for packed in pool.map(partial(_pack, settings), chunk):
                 if isinstance(packed, dict):
-                    errors.append(packed)
+                    errors.append({"shard": path.name, **packed})
                     continue
                 name, audio, metadata = packed
+                if name in names or not name or set(name) & set("./"):
+                    raise ValueError(f"{path}: key {name!r} occurs twice or cannot name a file; use names='index'")
+                names.add(name)
                 _add(tar, f"{name}.{settings.format}", audio)
                 _add(tar, f"{name}.json", metadata)
-                written += 1
     partial_path.replace(path)
-    positions = written + len(errors)
-    state = {"positions": positions, "written": written, "size": path.stat().st_size, "errors": errors}
-    _replace(root / _STATE / f"{number:06d}.json", json.dumps(state).encode())
+    size, written = path.stat().st_size, len(names)
+    state = {"positions": written + len(errors), "written": written, "size": size, "errors": errors}
+    _replace(_state_file(path), json.dumps(state).encode())
     return state
 
 
@@ -224,21 +301,22 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _finished(root: Path) -> Iterator[dict[str, Any]]:
-    """States of the complete shards from the first on, up to the first that is not."""
-    for number in itertools.count():
-        shard, file = root / f"{number:06d}.tar", root / _STATE / f"{number:06d}.json"
-        if not shard.exists() or not file.exists():
-            return
-        state: dict[str, Any] = json.loads(file.read_text())
-        if shard.stat().st_size != state["size"]:
-            return
-        yield state
+def _state_file(shard: Path) -> Path:
+    return shard.parent / _FOLDER / f"{shard.stem}.json"
+
+
+def _finished(shard: Path) -> _State | None:
+    """State of a complete shard."""
+    file = _state_file(shard)
+    if not shard.exists() or not file.exists():
+        return None
+    state: _State = json.loads(file.read_text())
+    return state if shard.stat().st_size == state["size"] else None
 
 
 def _check_settings(root: Path, settings: _Settings) -> None:
-    file = root / _STATE / "settings.json"
-    wanted = asdict(settings)
+    file = root / _FOLDER / f"{settings.prefix}settings.json"
+    wanted = json.loads(json.dumps(asdict(settings)))
     if not file.exists():
         _replace(file, json.dumps(wanted).encode())
         return
@@ -247,16 +325,15 @@ def _check_settings(root: Path, settings: _Settings) -> None:
         raise ValueError(f"{root} holds shards begun with {stored}, now {wanted}; use another folder or delete it")
 
 
-def _summarise(root: Path, states: list[dict[str, Any]]) -> ShardReport:
-    shards = tuple(root / f"{number:06d}.tar" for number in range(len(states)))
-    errors = tuple(error for state in states for error in state["errors"])
-    sizes = {shard.name: state["written"] for shard, state in zip(shards, states, strict=True)}
-    _replace(root / "sizes.json", json.dumps(sizes).encode())
-    write_errors_jsonl(root / "errors.jsonl", errors)
-    return ShardReport(shards, sum(sizes.values()), errors)
+def _write_summary(root: Path) -> None:
+    """``sizes.json`` and ``errors.jsonl`` of all finished shards in the folder, whatever their prefix."""
+    states = {path.name: state for path in sorted(root.glob("*.tar")) if (state := _finished(path)) is not None}
+    sizes = {name: state["written"] for name, state in states.items()}
+    _replace(root / "sizes.json", json.dumps(sizes, indent=1).encode())
+    write_errors_jsonl(root / "errors.jsonl", (error for state in states.values() for error in state["errors"]))
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.part")
+    temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)

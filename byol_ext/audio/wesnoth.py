@@ -1,20 +1,17 @@
 """Music of the game Battle for Wesnoth: 41 orchestral tracks with tags, as audio that our renderer did not make.
 
 Debian package ``wesnoth-1.16-music`` (GPL-2+). Captions are sentences over the files' own Vorbis comments.
-
-Legend: ``S`` samples.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from byol_ext.audio.decode import decode, probe
+from byol_ext.audio.decode import BadAudio, probe
+from byol_ext.audio.samples import AudioTextSample, SampleList
 
 WESNOTH = Path("/usr/share/games/wesnoth/1.16/data/core/music")
 """Folder where the Debian package installs the tracks."""
@@ -101,22 +98,31 @@ def _captions(tags: dict[str, str]) -> tuple[str, ...]:
     return tuple(captions)
 
 
-def wesnoth_windows(
-    track: Track, *, seconds: float, sample_rate: int, windows: int
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Evenly spread windows of a track.
+def wesnoth_windows(tracks: Iterable[Track], *, seconds: float, windows: int) -> SampleList:
+    """Evenly spread windows of each track; a window is decoded when its sample's clip is asked for.
 
     Args:
-        track: A track.
+        tracks: Tracks.
         seconds: Length of a window.
-        sample_rate: Target rate.
-        windows: How many; a track shorter than that many windows gives as many as fit, at least one.
+        windows: How many of a track; one shorter than that many windows gives as many as fit, at least one.
 
-    Yields:
-        Start in seconds and ``[S]`` float32 mono.
+    Returns:
+        A source of the split ``wesnoth``. The sample of a track that cannot be read says why when it is decoded.
     """
-    spare = max(probe(track.path).duration - seconds, 0.0)
-    count = max(1, min(windows, int(spare // seconds) + 1))
-    for i in range(count):
-        start = spare * (i + 1) / (count + 1)
-        yield start, decode(track.path, sr=sample_rate, start=start, duration=seconds)
+    samples = []
+    for track in tracks:
+        try:
+            spare = max(probe(track.path).duration - seconds, 0.0)
+        except BadAudio:
+            spare = 0.0
+        count = max(1, min(windows, int(spare // seconds) + 1))
+        for i in range(count):
+            start = spare * (i + 1) / (count + 1)
+            key = f"{track.path.stem.replace('.', '_')}-{i}"
+            tags = {**track.tags, "track": track.path.stem, "start": round(start, 3)}
+            samples.append(
+                AudioTextSample(
+                    key, track.captions, path=track.path, tags=tags, split="wesnoth", start=start, duration=seconds
+                )
+            )
+    return SampleList(samples)

@@ -1,8 +1,5 @@
 import dataclasses
 import importlib.util
-import io
-import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +17,7 @@ from byol_ext.audio.abc_tunes import (
     split_of,
     stable_hash,
 )
-from byol_ext.audio.music import build_music_set, plan_music_set
+from byol_ext.audio.music import plan_music_set
 from byol_ext.audio.music_captions import facts_in, make_captions
 from byol_ext.audio.music_facts import (
     INSTRUMENTS,
@@ -34,14 +31,12 @@ from byol_ext.audio.music_facts import (
     place_of,
 )
 from byol_ext.audio.music_render import FLUIDR3, TIMGM6MB, Renderer, missing_for_music, render_clip
-from byol_ext.audio.wesnoth import WESNOTH, vorbis_comments, wesnoth_tracks, wesnoth_windows
 
 MISSING = missing_for_music()
 needs_renderer = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 needs_symusic = pytest.mark.skipif(importlib.util.find_spec("symusic") is None, reason="pip install 'byol_ext[music]'")
 needs_corpus = pytest.mark.skipif(importlib.util.find_spec("music21") is None, reason="pip install 'byol_ext[music]'")
 needs_fluidr3 = pytest.mark.skipif(not FLUIDR3.exists(), reason="apt-get install -y fluid-soundfont-gm")
-needs_wesnoth = pytest.mark.skipif(not WESNOTH.is_dir(), reason="apt-get install -y wesnoth-1.16-music")
 
 SCALE = "X:1\nT:The Scale\nM:4/4\nL:1/4\nK:C\nA B c d|e f g a|\n"
 
@@ -52,25 +47,6 @@ def tune(abc: str, collection: str = "ryansMammoth", name: str = "t-0") -> Tune:
         if line[1:2] == ":":
             headers.setdefault(line[0], line[2:].strip())
     return Tune(f"{collection}/{name}", collection, headers, abc)
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Forty tunes of two collections, all different."""
-    rng = np.random.default_rng(0)
-    root = tmp_path / "corpus"
-    for collection, extra in (
-        ("essenFolksong", "R: Liebes - Lied\nO: Europa, Luxemburg\n"),
-        ("oneills1850", "R: jig\n"),
-    ):
-        (root / collection).mkdir(parents=True)
-        tunes = []
-        for number in range(20):
-            bars = "|".join(" ".join(rng.choice(list("CDEFGABcdefg"), 4)) for _ in range(6))
-            title = f"T: Tune of {collection} {chr(97 + number) * 3}\n"
-            tunes.append(f"X:{number}\n{title}{extra}M:4/4\nL:1/4\nK:G\n{bars}|\n")
-        (root / collection / "a.abc").write_text("\n".join(tunes))
-    return root
 
 
 @pytest.mark.parametrize(
@@ -365,122 +341,3 @@ def test_held_out_soundfont_changes_the_sound_only(corpus: Path) -> None:
     assert clip.captions == shifted.captions
     assert dataclasses.replace(shifted.facts, soundfont=clip.facts.soundfont) == clip.facts
     assert not np.allclose(clip.audio, shifted.audio)
-
-
-def build(dst: Path, corpus: Path, workers: int = 1, n_train: int = 5) -> dict[str, int]:
-    return build_music_set(
-        dst,
-        n_train=n_train,
-        n_val=1,
-        n_test=2,
-        seconds=1.0,
-        shard_size=3,
-        workers=workers,
-        root=corpus,
-        held_out_soundfont=TIMGM6MB,
-        wesnoth=None,
-    )
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as tar:
-        return {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
-
-
-@needs_renderer
-def test_build_resumes_and_matches_itself(tmp_path: Path, corpus: Path) -> None:
-    import soundfile
-
-    dst = tmp_path / "set"
-    counts = build(dst, corpus)
-    assert counts == {"train": 5, "val": 1, "test": 2, "test_fluidr3": 2}
-    shards = sorted(p.name for p in dst.glob("*.tar"))
-    assert shards == [f"{s}-000000.tar" for s in ("test", "test_fluidr3", "train")] + [
-        "train-000001.tar",
-        "val-000000.tar",
-    ]
-    content = members(dst / "train-000000.tar")
-    assert list(content)[:2] == ["train-000000.flac", "train-000000.json"]
-    wave, rate = soundfile.read(io.BytesIO(content["train-000000.flac"]))
-    assert (wave.shape, rate) == ((16_000,), 16_000)
-    record = json.loads(content["train-000000.json"])
-    tags = record["original_data"]["tags"]
-    assert len(record["text"]) == 5
-    assert {"instrument", "program", "tempo", "bpm", "meter", "title", "origin", "kind", "soundfont"} <= tags.keys()
-    assert tags["instrument"] in record["tag"]
-    assert json.loads((dst / "sizes.json").read_text())["train-000001.tar"] == 2
-    before = {name: (dst / name).read_bytes() for name in shards}
-    (dst / "train-000000.tar").unlink()
-    (dst / "train-000000.tar.tmp").write_bytes(b"left by a killed run")
-    stamp = (dst / "train-000001.tar").stat().st_mtime_ns
-    assert build(dst, corpus) == counts
-    assert (dst / "train-000001.tar").stat().st_mtime_ns == stamp
-    assert {name: (dst / name).read_bytes() for name in shards} == before
-    assert not list(dst.glob("*.tmp"))
-    with pytest.raises(ValueError, match="holds another set"):
-        build(dst, corpus, n_train=6)
-
-
-@pytest.mark.slow
-@needs_renderer
-def test_build_does_not_depend_on_the_number_of_processes(tmp_path: Path, corpus: Path) -> None:
-    build(tmp_path / "one", corpus)
-    build(tmp_path / "two", corpus, workers=2)
-    for path in (tmp_path / "one").glob("*.tar"):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-
-
-@needs_renderer
-def test_silent_clips_are_left_out_and_reported(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(music_render, "MIN_RMS", 2.0)
-    assert set(build(tmp_path, corpus).values()) == {0}
-    errors = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
-    assert len(errors) == 10
-    assert "silent" in errors[0]["reason"]
-
-
-@needs_renderer
-def test_sets_are_read_by_the_shard_reader(tmp_path: Path, corpus: Path) -> None:
-    from byol_ext.audio.shards import WebDatasetShards
-
-    build(tmp_path, corpus)
-    source = WebDatasetShards(str(tmp_path / "train-*.tar"))
-    assert len(source) == 5
-    assert source[0].key == "train-000000"
-    assert source[0].split == "train"
-    assert source[0].tags["instrument"] in {i.name for i in INSTRUMENTS}
-
-
-def write_ogg(path: Path, seconds: float, title: str | None) -> None:
-    soundfile = pytest.importorskip("soundfile", reason="pip install 'byol_ext[slap]'")
-    wave = 0.1 * np.sin(np.arange(int(8000 * seconds)) * 0.3)
-    with soundfile.SoundFile(path, "w", 8000, 1, format="OGG", subtype="VORBIS") as file:
-        if title is not None:
-            file.title, file.artist, file.genre = title, "A. Composer", "Romantic Classical"
-        file.write(wave)
-
-
-def test_tracks_with_tags(tmp_path: Path) -> None:
-    write_ogg(tmp_path / "b.ogg", 4, "Elf Land")
-    write_ogg(tmp_path / "silence.ogg", 1, None)
-    (track,) = wesnoth_tracks(tmp_path)
-    assert track.tags["title"] == "Elf Land"
-    assert track.captions[-1] == '"Elf Land", orchestral music by A. Composer for The Battle for Wesnoth.'
-    windows = list(wesnoth_windows(track, seconds=1, sample_rate=16_000, windows=3))
-    assert [start for start, _ in windows] == [0.75, 1.5, 2.25]
-    assert all(audio.shape == (16_000,) for _, audio in windows)
-    assert len(list(wesnoth_windows(track, seconds=3, sample_rate=16_000, windows=3))) == 1
-    with pytest.raises(FileNotFoundError, match="apt-get install -y wesnoth"):
-        wesnoth_tracks(tmp_path / "none")
-    (tmp_path / "c.ogg").write_bytes(b"not ogg")
-    with pytest.raises(ValueError, match=r"c\.ogg"):
-        vorbis_comments(tmp_path / "c.ogg")
-
-
-@needs_wesnoth
-def test_wesnoth_captions() -> None:
-    tracks = wesnoth_tracks()
-    assert len(tracks) == 40
-    elf = next(t for t in tracks if t.path.stem == "elf-land")
-    assert elf.captions[0] == "Gameplay music, intended to be used in scenes with an Elvish feel."
-    assert not any("://" in caption for t in tracks for caption in t.captions)

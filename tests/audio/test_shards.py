@@ -1,5 +1,6 @@
 """Tar shards: index and its invalidation, bad members, packing that survives a kill."""
 
+import dataclasses
 import io
 import json
 import os
@@ -316,6 +317,60 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         write_shards(samples(2), tmp_path, sr=2 * SR)
     with pytest.raises(ValueError, match="format"):
         write_shards(samples(2), tmp_path, format="aac")
+
+
+def test_sets_with_other_prefixes_share_a_folder(tmp_path, monkeypatch):
+    mixed = samples(5)
+    mixed[1] = AudioTextSample("gone", ("x",), path=tmp_path / "gone.wav")
+    first = write_shards(SampleList(mixed), tmp_path / "a", sr=SR, shard_size=2, prefix="test-")
+    assert [path.name for path in first.shards] == [f"test-{number:06d}.tar" for number in range(3)]
+    other = write_shards(samples(3), tmp_path / "a", sr=2 * SR, shard_size=2, prefix="test_b-")
+    assert (first.written, other.written, len(first.errors), other.errors) == (4, 3, 1, ())
+    sizes = {"test-000000.tar": 1, "test-000001.tar": 2, "test-000002.tar": 1}
+    sizes |= {"test_b-000000.tar": 2, "test_b-000001.tar": 1}
+    assert json.loads((tmp_path / "a" / "sizes.json").read_text()) == sizes
+    assert [(error["shard"], error["index"]) for error in read_errors_jsonl(tmp_path / "a")] == [("test-000000.tar", 1)]
+    before = {path.name: path.read_bytes() for path in (tmp_path / "a").glob("*.*") if path.is_file()}
+    (tmp_path / "a" / "test-000001.tar").unlink()
+    pack, packed = packing._pack, []
+    monkeypatch.setattr(packing, "_pack", lambda settings, job: packed.append(job[0]) or pack(settings, job))
+    write_shards(samples(3), tmp_path / "a", sr=2 * SR, shard_size=2, prefix="test_b-")
+    assert packed == []
+    write_shards(SampleList(mixed), tmp_path / "a", sr=SR, shard_size=2, prefix="test-")
+    assert packed == [2, 3]
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "a").glob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match="begun with"):
+        write_shards(samples(3), tmp_path / "a", sr=SR, shard_size=2, prefix="test_b-")
+    with pytest.raises(ValueError, match="file name"):
+        write_shards(samples(1), tmp_path / "a", prefix="b/test-")
+
+
+def test_members_named_by_key_tags_chosen_and_silence_left_out(tmp_path):
+    named = [dataclasses.replace(sample, key=f"k-{i}") for i, sample in enumerate(samples(3))]
+    named[1] = dataclasses.replace(named[1], audio=named[1].audio * 1e-3)
+    named[2] = dataclasses.replace(named[2], tags={"a": 1, "b": 2, "c": 3})
+    write_shards(named, tmp_path / "a", sr=16_000, names="key", tag_fields=("c", "x", "a"), drop_silent_dbfs=-60.0)
+    with tarfile.open(tmp_path / "a" / "000000.tar") as tar:
+        assert tar.getnames() == ["k-0.flac", "k-0.json", "k-2.flac", "k-2.json"]
+        metadata = json.load(tar.extractfile("k-2.json"))
+    assert (metadata["tag"], metadata["original_data"]["tags"]) == (["3", "1"], {"a": 1, "b": 2, "c": 3})
+    assert [(error["key"], error["cause"]) for error in read_errors_jsonl(tmp_path / "a")] == [("k-1", "silent")]
+    for keys in (("a", "a"), ("a.b", "c"), ("a/b", "c")):
+        wrong = [dataclasses.replace(sample, key=key) for sample, key in zip(samples(2), keys, strict=True)]
+        with pytest.raises(ValueError, match="names='index'"):
+            write_shards(wrong, tmp_path / "b", sr=16_000, names="key")
+
+
+@pytest.mark.slow
+def test_processes_write_the_same_files(tmp_path):
+    source = SampleList(samples(5))
+    write_shards(source, tmp_path / "one", sr=SR, shard_size=2)
+    assert write_shards(source, tmp_path / "two", sr=SR, shard_size=2, processes=2).written == 5
+    for path in (tmp_path / "one").glob("*.*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    with pytest.raises(ValueError, match="needs a source"):
+        write_shards(iter(samples(1)), tmp_path / "three", processes=2)
 
 
 def test_errors_jsonl(tmp_path):
