@@ -253,7 +253,7 @@ def shard_command(args: Sequence[str]) -> int:
     parser.add_argument("--split", default="train", help="split of the source (default: train)")
     parser.add_argument("--audio-root", default="", help="folder that relative paths start from")
     parser.add_argument("--sample-rate", type=int, default=48_000, help="Hz of the shards (default: 48000)")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--workers", type=int, default=1, help="threads that decode and encode")
     chosen = parser.parse_args(list(args))
     source = open_source(chosen.source, split=chosen.split, audio_root=chosen.audio_root)
     written = write_shards(source, chosen.dst, sr=chosen.sample_rate, workers=chosen.workers)
