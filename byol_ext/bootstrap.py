@@ -13,14 +13,14 @@ Legend: ``B`` batch, ``T`` time, ``K`` horizon, ``D`` width; ``y`` representatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from byol_ext.ema import EMA
-from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed
+from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed, like_rows, row_mask
 from byol_ext.heads import WindowBatchNorm2d, batch_norms
 from byol_ext.losses.pair import cosine_distance
 from byol_ext.predictors import Ctx, Prediction, Predictor
@@ -28,6 +28,7 @@ from byol_ext.schedules import at
 from byol_ext.target import Branch, Target
 
 Views = Mapping[str, Any]
+WindowNorm = tuple[WindowBatchNorm2d, Callable[[Any], Tensor]]
 PairLoss = Callable[..., Tensor]
 
 __all__ = [
@@ -85,12 +86,18 @@ class Bootstrap(nn.Module):
         self.pair = pair
         self.set_terms = nn.ModuleList(set_terms)
         self.view_batching = view_batching
+        self._seen: set[tuple[str, str, str | None, str]] = set()
         unknown = set(self.views.values()) - set(branches)
         if unknown:
             raise ValueError(f"views name the branches {sorted(unknown)}; known are {sorted(branches)}")
-        self._check(self.edges(0))
+        if view_batching == "concat" and target is not None and target.source == "self":
+            raise ValueError("view_batching='concat' does not go with a target that is the online network itself")
+        self.edges(0)
 
-    def _check(self, edges: Iterable[Edge]) -> None:
+    def _check(self, edges: Sequence[Edge]) -> None:
+        names = [edge.name for edge in edges] + [term.name for term in self._terms()]
+        if len(names) != len(set(names)):
+            raise ValueError(f"edges and set terms share a name: {sorted(names)}; give edges with equal ends a label")
         for edge in edges:
             for view in (edge.src, edge.dst):
                 if view not in self.views:
@@ -102,8 +109,19 @@ class Bootstrap(nn.Module):
                 raise ValueError(f"edge {edge.name} needs a target network")
 
     def edges(self, step: int) -> Sequence[Edge]:
-        """Edges of a step."""
-        return self.plan(step) if callable(self.plan) else self.plan
+        """Edges of a step, checked when they first appear.
+
+        Raises:
+            ValueError: If a name is unknown or doubled, or the step has neither edges nor set terms.
+        """
+        edges = self.plan(step) if callable(self.plan) else self.plan
+        keys = {(edge.src, edge.dst, edge.predictor, edge.name) for edge in edges}
+        if len(keys) != len(edges) or not keys <= self._seen:
+            self._check(edges)
+            self._seen |= keys
+        if not edges and not len(self.set_terms):
+            raise ValueError(f"step {step} has neither edges nor set terms: there is nothing to learn")
+        return edges
 
     def forward(self, views: Views, ctx: Ctx | None = None, step: int = 0) -> Out:
         """Loss of a batch.
@@ -167,18 +185,19 @@ class Bootstrap(nn.Module):
             self._add_set_term(term, out, ctx, step)
         return out
 
-    def embed(self, views: Views, ctx: Ctx | None = None) -> dict[str, dict[str, Tensor]]:
+    def embed(self, views: Views, ctx: Ctx | None = None, step: int = 0) -> dict[str, dict[str, Tensor]]:
         """``y``, ``z`` and each view's prediction ``q`` for evaluation; only the online network runs.
 
         Args:
             views: Input of some of the views.
             ctx: Side information for the predictors.
+            step: Step whose edges say which predictor belongs to a view.
 
         Returns:
             By view, ``{"y": ..., "z": ..., "q": ...}``; ``q`` only where an edge starts at the view.
         """
         ctx = ctx if ctx is not None else Ctx()
-        predictor_of = {edge.src: edge.predictor for edge in self.edges(0)}
+        predictor_of = {edge.src: edge.predictor for edge in self.edges(step)}
         result: dict[str, dict[str, Tensor]] = {}
         for view, x in views.items():
             y, z = self._branch(self.views[view])(x)
@@ -211,7 +230,7 @@ class Bootstrap(nn.Module):
     @property
     def encoder_couples_samples(self) -> bool:
         """Whether an *encoder* couples samples; cached accumulation is inexact then too."""
-        return any(".encoder." in f".{reason}." for reason in self.coupling_reasons())
+        return any(batch_norms(branch.encoder) for name in self.branches for branch in self._copies(name))
 
     def coupling_reasons(self) -> list[str]:
         """What couples samples in the present training mode: BatchNorm layers, set terms, predictors."""
@@ -219,21 +238,26 @@ class Bootstrap(nn.Module):
         if self.target is not None:
             reasons += [f"target.{name}" for name in batch_norms(self.target)]
         reasons += [f"predictors.{name}" for name, p in self.predictors.items() if cast(Predictor, p).couples_samples]
-        return reasons + [f"set_terms.{term.name}" for term in self._terms()]
+        return reasons + [f"set_terms.{term.name}" for term in self._terms() if term.couples]
 
-    def begin_window(self, micro_views: Sequence[Views]) -> None:
+    def begin_window(self, micro_views: Sequence[Views], step: int = 0) -> None:
         """Give windowed input norms the statistics of all micro-batches of an accumulation window.
 
         Args:
             micro_views: Views of each micro-batch.
+            step: Index of the optimiser step: only views that it encodes count.
         """
-        for name in self.branches:
-            of_branch = [view for view, branch in self.views.items() if branch == name]
-            groups = {view: [view] for view in of_branch} if self._separate else {name: of_branch}
-            for key, members in groups.items():
-                inputs = [views[view] for views in micro_views for view in members if view in views]
-                for norm, norm_input in self._windowed(name) if inputs else ():
-                    norm.begin_window([norm_input(x) for x in inputs], view=key)
+        for needed, network in zip(self._needed(step), (self._online_branch, self._target_branch), strict=True):
+            for name in self.branches:
+                norm = _window_norm(network(name))
+                if norm is None:
+                    continue
+                of_branch = [view for view in self._ordered(needed) if self.views[view] == name]
+                groups = {view: [view] for view in of_branch} if self._separate else {name: of_branch}
+                for key, members in groups.items():
+                    inputs = [views[view] for views in micro_views for view in members if view in views]
+                    if inputs:
+                        norm[0].begin_window([norm[1](x) for x in inputs], view=key)
 
     def end_window(self) -> None:
         """Forget the window's statistics."""
@@ -243,8 +267,7 @@ class Bootstrap(nn.Module):
 
     @property
     def _separate(self) -> bool:
-        # A target that returns the online latents needs them view by view.
-        return self.view_batching == "separate" or (self.target is not None and self.target.source == "self")
+        return self.view_batching == "separate"
 
     def _terms(self) -> list[SetTerm]:
         return [cast(SetTerm, term) for term in self.set_terms]
@@ -254,20 +277,28 @@ class Bootstrap(nn.Module):
         assert isinstance(branch, Branch)
         return branch
 
-    def _windowed(self, name: str) -> list[tuple[WindowBatchNorm2d, Callable[[Any], Tensor]]]:
-        """Input norms of a branch and of its target copy, and what they see of an input."""
-        own = self.target.branch(name) if self.target is not None else None
-        encoders = [branch.encoder for branch in (self._branch(name), own) if branch is not None]
-        return [
-            (encoder.input_norm, encoder.norm_input)
-            for encoder in encoders
-            if isinstance(encoder, Windowed) and encoder.input_norm is not None
-        ]
+    def _online_branch(self, name: str) -> Branch | None:
+        return self._branch(name)
+
+    def _target_branch(self, name: str) -> Branch | None:
+        return self.target.branch(name) if self.target is not None else None
+
+    def _copies(self, name: str) -> list[Branch]:
+        """A branch and its target copy."""
+        return [branch for branch in (self._branch(name), self._target_branch(name)) if branch is not None]
+
+    def _windowed(self, name: str) -> list[WindowNorm]:
+        """Input norms of a branch and of its target copy."""
+        return [norm for branch in self._copies(name) if (norm := _window_norm(branch)) is not None]
+
+    def _ordered(self, names: set[str]) -> list[str]:
+        return [view for view in self.views if view in names]
 
     def _needed(self, step: int) -> tuple[set[str], set[str]]:
         edges = self.edges(step)
-        online = {edge.src for edge in edges} | {view for term in self._terms() for view in term.views}
-        target = {edge.dst for edge in edges}
+        read = [(view, on) for term in self._terms() for view, on in zip(term.views, term.on, strict=True)]
+        online = {edge.src for edge in edges} | {view for view, on in read if on != "target"}
+        target = {edge.dst for edge in edges} | {view for view, on in read if on == "target"}
         if self.target is not None and self.target.source == "self":
             online |= target
         return online, target
@@ -276,7 +307,7 @@ class Bootstrap(nn.Module):
         self, views: Views, names: set[str], encode: Callable[[str, Any, str | None], Tensor]
     ) -> dict[str, Tensor]:
         """Encode the named views in the order of ``self.views``, each alone or all of a branch together."""
-        ordered = [view for view in self.views if view in names]
+        ordered = self._ordered(names)
         result: dict[str, Tensor] = {}
         if self._separate:
             for view in ordered:
@@ -286,8 +317,9 @@ class Bootstrap(nn.Module):
         for name in dict.fromkeys(self.views[view] for view in ordered):
             members = [view for view in ordered if self.views[view] == name]
             self._select_window(name, name)
-            y = encode(name, _concat([views[view] for view in members]), None)
-            result |= dict(zip(members, y.chunk(len(members)), strict=True))
+            inputs = [views[view] for view in members]
+            parts = encode(name, _concat(inputs), None).split([_rows(x) for x in inputs])
+            result |= dict(zip(members, parts, strict=True))
         return result
 
     def _select_window(self, name: str, key: str) -> None:
@@ -308,8 +340,14 @@ class Bootstrap(nn.Module):
             for name, value in prediction.aux.items():
                 mean = value.float().mean()
                 out.loss = out.loss + mean
-                out.terms[f"{view}/{name}"] = mean.detach()
+                out.terms[f"{view}/{predictor}/{name}"] = mean.detach()
         return out.predictions[key]
+
+    def _latent(self, out: Out, view: str, on: str, predictor: str | None, ctx: Ctx) -> Tensor:
+        if on == "q":
+            return self._prediction(out, view, predictor, ctx)
+        latent = out.target[view] if on == "target" else out.online[view]
+        return latent.y if on == "y" else latent.z
 
     def _add_edge(self, edge: Edge, out: Out, ctx: Ctx, step: int) -> None:
         q = self._prediction(out, edge.src, edge.predictor, ctx)
@@ -318,19 +356,19 @@ class Bootstrap(nn.Module):
         if edge.align is not None:
             target, valid = edge.align(target, ctx)
         elements = self.pair(q=q, target=target)
-        for weight in (valid, ctx.masks.get(edge.mask) if edge.mask is not None else None):
+        for weight in (valid, row_mask(edge.mask, ctx)):
             if weight is not None:
-                elements = elements * weight.to(elements.dtype)
+                elements = elements * like_rows(weight, elements, edge.name)
         mean = elements.mean()
         out.elements[edge.name] = elements
         out.terms[edge.name] = mean.detach()
         out.loss = out.loss + at(edge.weight, step) * mean
 
     def _add_set_term(self, term: SetTerm, out: Out, ctx: Ctx, step: int) -> None:
-        if term.on == "q":
-            latents = [self._prediction(out, v, p, ctx) for v, p in zip(term.views, term.predictor, strict=True)]
-        else:
-            latents = [getattr(out.online[view], term.on) for view in term.views]
+        latents = [
+            self._latent(out, view, on, predictor, ctx)
+            for view, on, predictor in zip(term.views, term.on, term.predictor, strict=True)
+        ]
         loss, parts = term(latents, ctx)
         out.terms[term.name] = loss.detach()
         out.terms |= {f"{term.name}/{name}": value for name, value in parts.items()}
@@ -342,3 +380,15 @@ def _concat(inputs: Sequence[Any]) -> Any:
     if isinstance(inputs[0], Mapping):
         return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}
     return torch.cat(tuple(inputs))
+
+
+def _rows(x: Any) -> int:
+    return len(next(iter(x.values()))) if isinstance(x, Mapping) else len(x)
+
+
+def _window_norm(branch: Branch | None) -> WindowNorm | None:
+    """The input norm of a branch's encoder, and what it sees of an input."""
+    encoder = branch.encoder if branch is not None else None
+    if not isinstance(encoder, Windowed) or encoder.input_norm is None:
+        return None
+    return encoder.input_norm, encoder.norm_input

@@ -25,9 +25,9 @@ class EMA(nn.Module):
     Args:
         module: The module to follow; a deep copy becomes :attr:`module`. Tied parameters are updated once.
         tau: Decay, a number or a schedule of the step.
-        buffers: What happens to buffers (BatchNorm statistics): ``own``, the average keeps those of its own
-            train-mode forwards (BYOL's reference); ``copy`` from the source; ``ema``, floating point ones averaged and
-            integer ones copied.
+        buffers: What happens to buffers (BatchNorm statistics): ``copy`` from the source, right for an average that
+            is evaluated; ``own``, the average keeps those of its own train-mode forwards (BYOL's reference); ``ema``,
+            floating point ones averaged and integer ones copied.
         groups: Decays for parameters whose name starts with a prefix; the longest prefix wins.
 
     Raises:
@@ -47,7 +47,7 @@ class EMA(nn.Module):
         module: nn.Module,
         tau: float | Schedule,
         *,
-        buffers: Buffers = "own",
+        buffers: Buffers = "copy",
         groups: Mapping[str, float | Schedule] | None = None,
     ) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class EMA(nn.Module):
         Raises:
             ValueError: If the decay lies outside [0, 1], or parameters no longer match by name and shape.
         """
-        if self._pairs is None:
+        if self._pairs is None or self._replaced():
             self._pairs = self._match()
         tau = at(self.tau, step)
         for prefix, (average, source) in self._pairs.items():
@@ -89,6 +89,12 @@ class EMA(nn.Module):
             self._update_buffers(tau)
         self.updates += 1
         return tau
+
+    def _replaced(self) -> bool:
+        """Whether a parameter is no longer the tensor that was matched (``load_state_dict(assign=True)``, surgery)."""
+        matched = {id(p) for averages, sources in (self._pairs or {}).values() for p in (*averages, *sources)}
+        now = [p for module in (self.module, self._source[0]) for p in module.parameters()]
+        return len(now) != len(matched) or any(id(p) not in matched for p in now)
 
     def _match(self) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
         averages, sources = dict(self.module.named_parameters()), dict(self._source[0].named_parameters())

@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from byol_ext.heads import LogitScale, WindowBatchNorm2d
+from byol_ext.heads import WindowBatchNorm2d
 from byol_ext.predictors import Ctx
 from byol_ext.schedules import Schedule
 
 Align = Callable[[Tensor, Ctx], tuple[Tensor, Tensor | None]]
+On = Literal["y", "z", "q", "target"]
 
 
 class Latent(NamedTuple):
@@ -36,8 +37,9 @@ class Edge:
         predictor: Name of the predictor; ``None`` for the identity.
         weight: Weight of the edge's mean loss, a number or a schedule.
         align: Turns target latents into the shape of the prediction: ``(z, ctx) -> (target, validity or None)``.
-        mask: Name of a row mask in ``ctx.masks``. The mean is over all rows, masked ones counting zero, so that
-            micro-batches and ranks add up exactly.
+        mask: Name of a row mask in ``ctx.masks``; without masks every row counts. The mean is over all rows, masked
+            ones counting zero, so that micro-batches and ranks add up exactly.
+        label: Name of the edge where two have the same ends; default ``src->dst``.
     """
 
     src: str
@@ -46,11 +48,12 @@ class Edge:
     weight: float | Schedule = 1.0
     align: Align | None = None
     mask: str | None = None
+    label: str | None = None
 
     @property
     def name(self) -> str:
-        """``"src->dst"``."""
-        return f"{self.src}->{self.dst}"
+        """Name of its terms and elements: the label, or ``"src->dst"``."""
+        return self.label if self.label is not None else f"{self.src}->{self.dst}"
 
 
 def horizon(steps: int, *, ends: str = "ends") -> Align:
@@ -90,6 +93,45 @@ def horizon(steps: int, *, ends: str = "ends") -> Align:
     return align
 
 
+def row_mask(name: str | None, ctx: Ctx) -> Tensor | None:
+    """A named mask of a step; ``None`` without a name, or when the step has no masks at all.
+
+    Raises:
+        KeyError: If the step has masks but not this one.
+    """
+    if name is None or not ctx.masks:
+        return None
+    if name not in ctx.masks:
+        raise KeyError(f"mask {name!r} is not among the masks of this step: {sorted(ctx.masks)}")
+    return ctx.masks[name]
+
+
+def like_rows(weight: Tensor, elements: Tensor, edge: str) -> Tensor:
+    """A row mask ``[B]`` (or of more leading dims) that multiplies elements ``[B, ...]``.
+
+    Args:
+        weight: The mask.
+        elements: Elements of an edge.
+        edge: Name of the edge, for the message.
+
+    Raises:
+        ValueError: If the leading dims differ.
+    """
+    if weight.shape != elements.shape[: weight.ndim]:
+        raise ValueError(
+            f"edge {edge}: a mask of shape {tuple(weight.shape)} does not fit elements {tuple(elements.shape)}"
+        )
+    return weight.to(elements.dtype).reshape(*weight.shape, *[1] * (elements.ndim - weight.ndim))
+
+
+@runtime_checkable
+class Committed(Protocol):
+    """Something with state to settle after the optimiser step."""
+
+    def commit(self) -> None:
+        """Settle it."""
+
+
 @runtime_checkable
 class Windowed(Protocol):
     """An encoder with an input norm that can take its statistics over an accumulation window."""
@@ -110,11 +152,14 @@ class SetTerm(nn.Module):
             ``[V, B, D]``. Returns a scalar and parts to log.
         weight: Weight, a number or a schedule.
         keys: Keyword names of the views, such as ``("a", "b")``; ``None`` stacks the views.
-        on: Which latent: ``y``, ``z`` or ``q`` (``q`` by the predictor named ``predictor``).
-        predictor: Predictors for ``on="q"``, one a view; ``None`` for the identity.
+        on: Which latent: ``y``, ``z``, ``q`` (by the predictor named ``predictor``) or ``target`` (the target's
+            projection); one for all views, or one a view.
+        predictor: Predictors for ``q``, one a view; ``None`` for the identity.
         mask: Name of a row mask in ``ctx.masks``, passed to ``fn`` as ``mask``.
         scale: Module whose output (keyword arguments) is passed to ``fn``: a learnable temperature.
         data: Names in ``ctx.data`` that are passed to ``fn`` as keyword arguments where present.
+        couples: Whether ``fn`` mixes rows. A mean of per-row terms over a fixed number of rows does not, and leaves
+            accumulation exact.
     """
 
     def __init__(
@@ -125,35 +170,41 @@ class SetTerm(nn.Module):
         *,
         weight: float | Schedule = 1.0,
         keys: Sequence[str] | None = None,
-        on: Literal["y", "z", "q"] = "z",
+        on: On | Sequence[On] = "z",
         predictor: Sequence[str | None] = (),
         mask: str | None = None,
         scale: nn.Module | None = None,
         data: Sequence[str] = (),
+        couples: bool = True,
     ) -> None:
         super().__init__()
         if keys is not None and len(keys) != len(views):
             raise ValueError(f"keys={tuple(keys)} must name each of views={tuple(views)}")
-        if on == "q" and len(predictor) != len(views):
+        self.on: tuple[On, ...] = (on,) * len(views) if isinstance(on, str) else tuple(on)
+        if len(self.on) != len(views):
+            raise ValueError(f"on={self.on} must name a latent of each of views={tuple(views)}")
+        if "q" in self.on and len(predictor) != len(views):
             raise ValueError(f"on='q' needs one predictor a view, got {tuple(predictor)} for {tuple(views)}")
         self.name, self.views, self.fn, self.weight = name, tuple(views), fn, weight
         self.keys = None if keys is None else tuple(keys)
-        self.on, self.predictor, self.mask, self.data = on, tuple(predictor), mask, tuple(data)
+        self.predictor = tuple(predictor) if predictor else (None,) * len(views)
+        self.mask, self.data, self.couples = mask, tuple(data), couples
         self.scale = scale
 
     def forward(self, latents: Sequence[Tensor], ctx: Ctx) -> tuple[Tensor, dict[str, Tensor]]:
         """The unweighted term and its parts."""
         extra: dict[str, Any] = dict(self.scale()) if self.scale is not None else {}
         extra |= {name: ctx.data[name] for name in self.data if name in ctx.data}
-        if self.mask is not None and self.mask in ctx.masks:
-            extra["mask"] = ctx.masks[self.mask]
+        mask = row_mask(self.mask, ctx)
+        if mask is not None:
+            extra["mask"] = mask
         if self.keys is None:
             return self.fn(torch.stack(tuple(latents)), **extra)
         return self.fn(**dict(zip(self.keys, latents, strict=True)), **extra)
 
     def commit(self) -> None:
         """Called after the optimiser step."""
-        if isinstance(self.scale, LogitScale):
+        if isinstance(self.scale, Committed):
             self.scale.commit()
 
 

@@ -47,23 +47,40 @@ class WSLinear(nn.Linear):
         return F.linear(input, weight * self.gain, self.bias)
 
 
-def norm_1d(norm: Norm, width: int, *, groups: int = 16) -> nn.Module:
-    """Normalisation layer of a head for features ``[B, width]``.
+class RowBatchNorm(nn.BatchNorm1d):
+    """BatchNorm over all leading dims: ``[B, D]``, ``[B, T, D]`` and ``[T, B, D]`` alike."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
+        """``[..., D] -> [..., D]``."""
+        return super().forward(input.reshape(-1, input.shape[-1])).view_as(input)
+
+
+class RowGroupNorm(nn.GroupNorm):
+    """GroupNorm of each row by itself, whatever the leading dims."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
+        """``[..., D] -> [..., D]``."""
+        return super().forward(input.reshape(-1, input.shape[-1])).view_as(input)
+
+
+def norm_1d(norm: Norm, width: int, *, groups: int = 16, affine: bool = True) -> nn.Module:
+    """Normalisation layer of a head for features ``[..., width]``.
 
     Args:
         norm: Kind; ``gn_ws`` gives GroupNorm here and goes with :class:`WSLinear`.
         width: Feature width.
         groups: Groups of GroupNorm (16 in arXiv 2010.10241, recalled); lowered to a divisor of ``width``.
+        affine: Whether it has a learned scale and shift.
 
     Raises:
         ValueError: If ``norm`` is unknown.
     """
     if norm == "batch":
-        return nn.BatchNorm1d(width)
+        return RowBatchNorm(width, affine=affine)
     if norm == "layer":
-        return nn.LayerNorm(width)
+        return nn.LayerNorm(width, elementwise_affine=affine)
     if norm == "gn_ws":
-        return nn.GroupNorm(math.gcd(groups, width), width)
+        return RowGroupNorm(math.gcd(groups, width), width, affine=affine)
     if norm == "none":
         return nn.Identity()
     raise ValueError(f"norm={norm!r} is not one of 'batch', 'gn_ws', 'layer', 'none'")
@@ -74,6 +91,7 @@ def mlp_head(
     *,
     norm: Norm = "batch",
     out_norm: Norm = "none",
+    out_affine: bool = True,
     out_bias: bool = True,
     dropout: float = 0.0,
 ) -> nn.Sequential:
@@ -86,7 +104,8 @@ def mlp_head(
     Args:
         widths: Input, hidden and output widths; two numbers make a linear head.
         norm: Normalisation after each hidden linear layer.
-        out_norm: Normalisation of the output (SimSiam's projector uses ``batch``).
+        out_norm: Normalisation of the output; SimSiam's projector has ``batch``.
+        out_affine: Whether that one has a learned scale and shift; SimSiam's has not.
         out_bias: Whether the last linear layer has a bias.
         dropout: Dropout after each hidden ReLU.
 
@@ -110,7 +129,7 @@ def mlp_head(
             layers.append(nn.Dropout(dropout))
     layers.append(linear(widths[-2], widths[-1], out_bias and out_norm != "batch"))
     if out_norm != "none":
-        layers.append(norm_1d(out_norm, widths[-1]))
+        layers.append(norm_1d(out_norm, widths[-1], affine=out_affine))
     return nn.Sequential(*[layer for layer in layers if not isinstance(layer, nn.Identity)])
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the run failed (bad data, NaN), 2 bad arguments, 130 inter
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -58,7 +59,9 @@ def run(args: Sequence[str]) -> int:
     if command == "doctor":
         from recipes.doctor import doctor
 
-        return doctor(as_json="--json" in rest)
+        parser = argparse.ArgumentParser(prog="byol-ext doctor", description="What is installed, and what is missing.")
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        return doctor(as_json=parser.parse_args(rest).json)
     if command == "quickstart":
         from recipes.quickstart import quickstart_command
 
@@ -66,10 +69,13 @@ def run(args: Sequence[str]) -> int:
     if command == "slap":
         from recipes.slap_commands import COMMANDS
 
+        if rest and rest[0] in ("-h", "--help"):
+            print(USAGE)
+            return 0
         if not rest or rest[0] not in COMMANDS:
             given = repr(rest[0]) if rest else "nothing"
             print(f"byol-ext slap: got {given}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
-            return 0 if rest and rest[0] in ("-h", "--help") else 2
+            return 2
         return COMMANDS[rest[0]](rest[1:])
     print(f"byol-ext: unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
     return 2

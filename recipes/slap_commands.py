@@ -5,22 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import resource
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from byol_ext.audio.data import SampleSource
 from byol_ext.training import FitResult, Run, environment, rank_and_world
 from byol_ext.training.curves import read_metrics, training_curves
 from recipes.config import parse
 from recipes.slap import build, build_inputs, device_of, load_run, train
 from recipes.slap_config import PRESETS, SlapConfig
-from recipes.slap_data import Splits, open_source, open_splits
+from recipes.slap_data import Splits, open_splits
 from recipes.slap_eval import Evaluation, Towers, draw, evaluate
+from recipes.slap_sources import open_source, tags_of
 
 logger = logging.getLogger(__name__)
 CURVES = (
@@ -50,7 +55,10 @@ def train_command(args: Sequence[str]) -> int:
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--resume", action="store_true")
     chosen, rest = own.parse_known_args(list(args))
-    about = "Train SLAP (or a CLAP baseline: --loss.name clap-infonce), then evaluate it. --resume continues the run."
+    about = (
+        "Train SLAP (or a CLAP baseline: --loss.name clap-infonce), then evaluate it on the test pairs.\n\n"
+        "--resume continues the run of that name from its newest checkpoint, or starts it."
+    )
     config = parse(SlapConfig, PRESETS, rest, prog="byol-ext slap train", description=about)
     return train_and_evaluate(config, resume=chosen.resume)
 
@@ -65,8 +73,10 @@ def train_and_evaluate(config: SlapConfig, *, resume: bool = False) -> int:
     if result.interrupted is not None:
         return 130
     if rank_and_world()[0] == 0:
-        cost = training_cost(result)
-        evaluation = report(towers, splits, run, config, extra=cost)
+        if splits.test is None:
+            print(f"trained; nothing to evaluate on: give --data.test or --data.val. Run: {run.path}")
+            return 0
+        evaluation = report(towers, splits, run, config, extra=training_cost(result))
         print_headlines(evaluation.metrics, run.path)
     return 0
 
@@ -114,8 +124,7 @@ def report(
     evaluation = evaluate(towers, test=splits.test, config=config, prompts=splits.prompts, train=splits.train)
     metrics = evaluation.metrics | (extra or {})
     ranks = {"": evaluation}
-    for name, spec in map(split_domain, config.eval.domains):
-        source = open_source(spec, split="test", audio_root=config.data.audio_root)
+    for name, source in splits.domains.items():
         shifted = evaluate(towers, test=source, config=config, prompts=domain_prompts(splits, source))
         metrics |= {f"domain/{name}/{key}": value for key, value in shifted.metrics.items()}
         ranks[f"{name}/"] = shifted
@@ -127,7 +136,7 @@ def report(
     save_ranks(run.path / "ranks.npz", ranks | {"random_init/": control}, on=compared_on(config))
     draw(evaluation, run.figures, on=compared_on(config))
     draw_training({run.name: run.path / "metrics.jsonl"}, run.figures / "training.png")
-    run.write_results(metrics, controls=controls, protocol=evaluation.protocol)
+    run.write_results(metrics, controls=controls, protocol=evaluation.protocol, device=device_of(config))
     evaluation.metrics = metrics
     return evaluation
 
@@ -146,22 +155,10 @@ def draw_training(logs: Mapping[str, Path], path: Path) -> None:
         training_curves(logs, path=path, terms=terms)
 
 
-def split_domain(text: str) -> tuple[str, str]:
-    """``NAME=SOURCE`` of ``--eval.domains``.
-
-    Raises:
-        ValueError: If there is no name.
-    """
-    name, separator, spec = text.partition("=")
-    if not separator or not name or not spec:
-        raise ValueError(f"eval.domains {text!r}: expected NAME=SOURCE, such as soundfont=wds:music/test-fluid-*.tar")
-    return name, spec
-
-
-def domain_prompts(splits: Splits, source: Any) -> dict[str, Any]:
-    """The prompts of the test set whose tag this set has too."""
-    tags = {tag for index in range(min(len(source), 50)) for tag in source[index].tags}
-    return {tag: classes for tag, classes in splits.prompts.items() if tag in tags}
+def domain_prompts(splits: Splits, source: SampleSource) -> dict[str, Any]:
+    """The prompts of the test set for the tags that this set has too."""
+    tags = {(tag, value) for of_clip in tags_of(source) for tag, value in of_clip.items() if isinstance(value, str)}
+    return {tag: classes for tag, classes in splits.prompts.items() if any((tag, value) in tags for value in classes)}
 
 
 def save_ranks(path: Path, evaluations: dict[str, Evaluation], *, on: str) -> None:
@@ -184,8 +181,8 @@ def print_headlines(metrics: dict[str, float], path: Path) -> None:
         print(f"{name:40} {metrics[name]:8.3f}{interval}")
     for name, value in metrics.items():
         if name.startswith("zero_shot/") and name.endswith("ensemble/accuracy"):
-            chance = metrics[name.replace("ensemble", "chance")]
-            print(f"{name:40} {100 * value:8.3f}   (chance {100 * chance:.1f})")
+            majority = metrics[name.replace("ensemble", "majority")]
+            print(f"{name:40} {100 * value:8.3f}   (most frequent class {100 * majority:.1f})")
     print(f"results, figures and card: {path}")
 
 
@@ -196,51 +193,73 @@ def eval_command(args: Sequence[str]) -> int:
     own.add_argument("--out", type=Path)
     own.add_argument("--json", action="store_true")
     chosen, rest = own.parse_known_args(list(args))
-    about = "Evaluate --run DIR. --out DIR writes elsewhere than the run; --json prints all metrics as JSON."
+    about = (
+        "Evaluate the newest checkpoint of --run DIR; options start from the run's own configuration.\n\n"
+        "--out DIR is where results and figures go (default: DIR/eval/NAME of the test data); --json prints JSON."
+    )
+    if chosen.run is None and not {"-h", "--help"} & set(rest):
+        print("byol-ext slap eval: give --run DIR, a run directory such as runs/slap/tiny", file=sys.stderr)
+        return 2
     if chosen.run is None:
-        if "--help" not in rest and "-h" not in rest:
-            print("byol-ext slap eval: give --run DIR, a run directory such as runs/slap/tiny", file=sys.stderr)
-            return 2
-        parse(SlapConfig, PRESETS, rest, prog="byol-ext slap eval", description=about)
+        parse(SlapConfig, {}, rest, prog="byol-ext slap eval", description=about)
     trained, towers, run = load_run(chosen.run)
     config = parse(lambda: trained, {}, rest, prog="byol-ext slap eval", description=about)
-    if (config.audio, config.text, config.heads) != (trained.audio, trained.text, trained.heads):
-        print("byol-ext slap eval: audio, text and heads belong to the trained model", file=sys.stderr)
+    if model_of(config) != model_of(trained):
+        print("byol-ext slap eval: audio, text, heads and loss belong to the trained model", file=sys.stderr)
         return 2
-    into = run
-    if chosen.out is not None:
-        into = Run.create(chosen.out, recipe="slap", config=config, resume=True)
-    splits = open_splits(config.data, tags=config.eval.tags, seed=config.seed)
+    name = re.sub(r"[^\w.-]+", "_", config.data.test or "test").strip("_")
+    path = chosen.out if chosen.out is not None else run.path / "eval" / name
+    into = Run.create(path, recipe="slap", config=config, resume=True, resume_command=shlex.join(["byol-ext", *args]))
+    splits = open_splits(config, training=config.eval.probes)
     evaluation = report(towers, splits, into, config)
     if chosen.json:
         print(
-            json.dumps({"metrics": evaluation.metrics, "protocol": evaluation.protocol, "environment": environment()})
+            json.dumps(
+                {
+                    "metrics": evaluation.metrics,
+                    "protocol": evaluation.protocol,
+                    "environment": environment(device_of(config)),
+                }
+            )
         )
     else:
         print_headlines(evaluation.metrics, into.path)
     return 0
 
 
+def model_of(config: SlapConfig) -> tuple[Any, ...]:
+    """What the weights belong to."""
+    return config.audio, replace(config.text, cache=""), config.heads, config.loss
+
+
 def compare_command(args: Sequence[str]) -> int:
     """``byol-ext slap compare``: SLAP and CLAP with shared seeds, equal encoders and samples seen; one table."""
     from recipes.slap_compare import ARMS, compare
 
+    arms = ["slap", "clap-infonce", "slap-shuffled"]
     own = argparse.ArgumentParser(prog="byol-ext slap compare", add_help=False, allow_abbrev=False)
-    own.add_argument("--arms", nargs="+", default=["slap", "clap-infonce", "clap-sigmoid", "slap-shuffled"])
+    own.add_argument("--arms", nargs="+", default=arms)
     own.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     own.add_argument("--jobs", type=int, default=1)
-    own.add_argument("--out", type=Path, default=Path("runs/slap-compare"))
+    own.add_argument("--out", type=Path)
     chosen, rest = own.parse_known_args(list(args))
     about = (
-        f"Train each of --arms {{{','.join(ARMS)}}} with each of --seeds, --jobs at a time, into --out, and print one "
-        "table with paired intervals against the first arm. Finished runs are kept, so the command can be repeated."
+        "Train each arm with each seed and print one table with paired intervals against the first arm. A finished run "
+        "is kept, so the command can be repeated; options are those of train, from the preset tiny.\n\n"
+        f"--arms ARM ... of {', '.join(ARMS)} (default: {' '.join(arms)})\n\n"
+        "--seeds N ... (default: 0 1 2); --jobs N runs at a time (default: 1); --out DIR (default: "
+        "ROOT/slap-compare/NAME)"
     )
     unknown = [arm for arm in chosen.arms if arm not in ARMS]
     if unknown:
         print(f"byol-ext slap compare: arms {unknown} are unknown; known are {', '.join(ARMS)}", file=sys.stderr)
         return 2
+    if chosen.jobs < 1:
+        print(f"byol-ext slap compare: --jobs {chosen.jobs} must be at least 1", file=sys.stderr)
+        return 2
     config = parse(PRESETS["tiny"], PRESETS, rest, prog="byol-ext slap compare", description=about)
-    return compare(config, arms=chosen.arms, seeds=chosen.seeds, jobs=chosen.jobs, out=chosen.out)
+    out = chosen.out if chosen.out is not None else Path(config.root) / "slap-compare" / config.name
+    return compare(config, arms=chosen.arms, seeds=chosen.seeds, jobs=chosen.jobs, out=out)
 
 
 def shard_command(args: Sequence[str]) -> int:

@@ -26,6 +26,8 @@ from byol_ext.metrics.bootstrap import bootstrap_interval, paired_difference
 from byol_ext.training import plain
 from byol_ext.training.figures import Bar, bars_with_intervals
 from byol_ext.training.report import Report
+from byol_ext.training.run import flatten
+from recipes.config import load
 from recipes.slap_commands import draw_training
 from recipes.slap_config import SlapConfig
 
@@ -110,9 +112,11 @@ def _run(config: SlapConfig, arm: str, seed: int, *, out: Path, jobs: int) -> in
     """One run in its own process; a finished one is kept, an interrupted one goes on."""
     name = f"{arm}-seed{seed}"
     folder = out / "slap" / name
+    ours = replace(ARMS[arm](config), name=name, root=str(out), seed=seed, train=replace(config.train, seed=seed))
+    if (folder / "config.yaml").exists():
+        _check_same(load(SlapConfig, folder / "config.yaml"), ours, folder)
     if (folder / "ranks.npz").exists() and (folder / "results.json").exists():
         return 0
-    ours = replace(ARMS[arm](config), name=name, root=str(out), seed=seed, train=replace(config.train, seed=seed))
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.parent / f"{name}.yaml"
     file.write_text(yaml.safe_dump(plain(ours), sort_keys=False))
@@ -126,6 +130,29 @@ def _run(config: SlapConfig, arm: str, seed: int, *, out: Path, jobs: int) -> in
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     logger.info("%s: %s after %.0f s", name, "done" if code == 0 else f"exit code {code}", time.monotonic() - began)
     return code
+
+
+def _check_same(found: SlapConfig, wanted: SlapConfig, folder: Path) -> None:
+    """Refuse to mix results of two configurations in one table."""
+    old, new = (flatten(plain(without_reporting(config))) for config in (found, wanted))
+    differing = [f"{key} was {old[key]}, now {new[key]}" for key in new if old.get(key) != new[key]]
+    if differing:
+        raise ValueError(
+            f"{folder} was trained with another configuration: {'; '.join(differing)}; choose another --out"
+        )
+
+
+def without_reporting(config: SlapConfig) -> SlapConfig:
+    """The configuration without what leaves the weights and the test scores as they are."""
+    train = replace(config.train, log_every=1, monitor_every=1, evaluate_every=1, checkpoint_every=1, keep=1)
+    return replace(
+        config,
+        root="",
+        train=replace(train, trackers=()),
+        data=replace(config.data, workers=0),
+        text=replace(config.text, cache=""),
+        eval=replace(config.eval, domains=()),
+    )
 
 
 def read_results(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[ArmResult]:
@@ -157,17 +184,14 @@ def table_rows(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
     chance = reference.metrics[0]
     rows: list[dict[str, Any]] = []
     for name in RECALLS:
-        groups = reference.ranks["owner"][0] if "text_to_audio" in name else None
+        groups = _groups(reference, name)
         row: dict[str, Any] = {"metric": name.removeprefix("retrieval/")}
         for arm in results:
             interval = bootstrap_interval(arm.hits(name), groups=groups, resamples=2000)
             row[arm.name] = f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
-            if arm.name.startswith("clap") and "shuffled" not in arm.name:
-                paired = paired_difference(a=reference.hits(name), b=arm.hits(name), groups=groups, resamples=2000)
-                difference = paired.interval
-                row[f"{reference.name} - {arm.name}"] = (
-                    f"{difference.value:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"
-                )
+        for arm in results[1:-1]:
+            paired = paired_difference(a=reference.hits(name), b=arm.hits(name), groups=groups, resamples=2000).interval
+            row[f"{reference.name} - {arm.name}"] = f"{paired.value:+.1f} [{paired.low:+.1f}, {paired.high:+.1f}]"
         direction, recall = name.split("/")[1:]
         row["chance"] = f"{chance[f'retrieval/{direction}/chance/{recall}']:.1f}"
         rows.append(row)
@@ -178,11 +202,16 @@ def table_rows(results: Sequence[ArmResult]) -> list[dict[str, Any]]:
             if not np.isnan(values).all():
                 spread = f" ± {np.nanstd(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
                 row[arm.name] = f"{np.nanmean(values):.{digits}f}{spread}"
-        level = chance.get(name.replace("/ensemble/", "/chance/")) if "zero_shot" in name else None
+        level = chance.get(name.replace("/ensemble/", "/majority/")) if "zero_shot" in name else None
         if level is not None:
-            row["chance"] = f"{level * factor:.{digits}f}"
+            row["chance"] = f"{level * factor:.{digits}f} (most frequent)"
         rows.append(row)
     return rows
+
+
+def _groups(arm: ArmResult, name: str) -> np.ndarray | None:
+    """Clip of each query where the queries are captions: those of a clip are drawn together."""
+    return arm.ranks["owner"][0] if "text_to_audio" in name else None
 
 
 def _other_metrics(reference: ArmResult) -> list[tuple[str, str, float, int]]:
@@ -198,7 +227,7 @@ def _other_metrics(reference: ArmResult) -> list[tuple[str, str, float, int]]:
             names.append((name, f"{name.removesuffix('/ensemble/accuracy').replace('_', '-')} %", 100, 1))
         elif name.endswith("/linear_accuracy"):
             names.append((name, f"{name.removesuffix('_accuracy')} %", 100, 1))
-        elif name.startswith("domain/") and name.endswith(("text_to_audio/R@1", "audio_to_text/R@1")):
+        elif name.startswith("domain/") and name.endswith(("text_to_audio/R@10", "audio_to_text/R@10")):
             names.append((name, name.replace("retrieval/", ""), 1, 1))
     return [
         *names,
@@ -231,7 +260,7 @@ def _write(
     bars = []
     for name in RECALLS:
         for arm in results:
-            interval = bootstrap_interval(arm.hits(name), resamples=2000)
+            interval = bootstrap_interval(arm.hits(name), groups=_groups(arm, name), resamples=2000)
             label = name.removeprefix("retrieval/").replace("_", " ")
             direction, recall = name.split("/")[1:]
             level = results[0].metrics[0][f"retrieval/{direction}/chance/{recall}"]

@@ -36,7 +36,7 @@ class AudioConfig:
     mel: MelConfig = field(default_factory=small_mel)
     """The log-mel front-end; its hash is stored with the run."""
     specaugment: bool = True
-    """Whether to hide stripes of time and frequency in training (paper 4.3: a slight gain)."""
+    """Whether to hide stripes of time and frequency in training (paper 4.3: a slight gain); log-mel inputs only."""
     time_width: int = 16
     """Most frames of one of the two time stripes (SLAP's public configuration: 64 of 1024)."""
     freq_width: int = 8
@@ -93,6 +93,8 @@ class LossConfig:
     """slap, or a CLAP baseline over the same towers and projectors."""
     lam: float = 0.5
     """SLAP's lambda: weight of the inter-modal terms; the intra-modal ones have 1 - lambda."""
+    views: Literal["same", "two"] = "same"
+    """same: one crop and caption feed both networks, as in SLAP's code; two: the target gets others."""
     mask_duplicates: bool = False
     """Whether equal captions in a batch are left out of CLAP's negatives."""
     predictor: bool = True
@@ -124,15 +126,15 @@ class DataConfig:
     """Where pairs come from: tonecaps, or KIND:PATH, with #SPLIT behind it where a file holds several splits.
 
     wds:shards/train-{000..099}.tar (or any *.tar pattern or folder), manifest:pairs.csv (csv, tsv, jsonl), hf:NAME,
-    slap-csv:FILE#train, muscall:, musiccaps:, song-describer:, clotho:.
+    slap-csv:, muscall:, musiccaps:, song-describer:, clotho:FILE, folder:DIR, wesnoth.
     """
 
     train: str = "tonecaps"
     """Training pairs."""
     val: str = ""
-    """Validation pairs; empty means the set's own split where it has one, else none."""
+    """Validation pairs; empty means the training set's own split where it has one, else none."""
     test: str = ""
-    """Test pairs; empty means the set's own split where it has one, else the validation pairs."""
+    """Test pairs; empty means the training set's own split where it has one, else the validation pairs."""
     audio_root: str = ""
     """Folder that relative paths of a manifest start from; empty means the manifest's own."""
     audio_only: str = ""
@@ -165,6 +167,10 @@ class EvalConfig:
     """Tags to classify zero-shot and by probes; empty means those that the data set names."""
     domains: tuple[str, ...] = ()
     """Further test sets, NAME=SOURCE each: other recordings of the same kind of facts, to see how a shift hurts."""
+    probes: bool = True
+    """Whether to fit probes on training clips; without them an evaluation does not need the training data."""
+    compat: bool = False
+    """Whether to add the numbers as SLAP's public code computes them, which are biased (spec 12)."""
     probe_samples: int = 4000
     """Training clips the probes are fitted on."""
     probe_seeds: int = 3
@@ -195,6 +201,10 @@ class SlapConfig:
     """Seed of initialisation, data order and augmentation (train.seed: dropout)."""
 
     def __post_init__(self) -> None:
+        if self.loss.views == "two" and self.loss.name != "slap":
+            raise ValueError(
+                f"loss.views='two' gives the target another view; loss.name={self.loss.name!r} has no target"
+            )
         if not 0.0 <= self.loss.lam <= 1.0:
             raise ValueError(f"loss.lam={self.loss.lam} must lie in [0, 1]")
 
@@ -215,6 +225,7 @@ def tiny() -> SlapConfig:
         data=DataConfig(clip_seconds=1.0, batch=128),
         train=TrainConfig(
             steps=400,
+            evaluate_every=100,
             lr=2e-3,
             predictor_lr_scale=10.0,
             weight_decay=1e-4,
@@ -252,10 +263,12 @@ def music() -> SlapConfig:
             clip_seconds=5.0,
             batch=128,
         ),
-        train=TrainConfig(epochs=5, lr=1e-3, weight_decay=1e-4, predictor_lr_scale=10.0, checkpoint_every=200),
+        train=TrainConfig(
+            epochs=5, lr=1e-3, weight_decay=1e-4, predictor_lr_scale=10.0, checkpoint_every=200, evaluate_every=78
+        ),
         eval=EvalConfig(
             tags=("instrument", "family", "tempo", "meter", "kind"),
-            domains=("soundfont=wds:data/music/test_fluidr3-*.tar", "wesnoth=wds:data/music/wesnoth-*.tar"),
+            domains=("soundfont=wds:data/music/test_fluidr3-*.tar", "wesnoth=wesnoth"),
             probe_samples=3000,
             probe_seeds=1,
         ),
@@ -282,6 +295,7 @@ def base() -> SlapConfig:
             predictor_lr_scale=10.0,
             clip_norm=3.0,
             weight_decay=1e-6,
+            evaluate_every=500,
         ),
         lr_reference_batch=768,
     )
@@ -299,7 +313,9 @@ def paper() -> SlapConfig:
         text=TextConfig(encoder="FacebookAI/roberta-base", pool="pooler", max_tokens=128),
         heads=HeadConfig(predictor_norm="batch"),
         data=DataConfig(train="", batch=128, workers=8),
-        train=TrainConfig(epochs=60, accumulate_steps=6, accumulate="cached", lr=4e-4, weight_decay=1e-6),
+        train=TrainConfig(
+            epochs=60, accumulate_steps=6, accumulate="cached", lr=4e-4, weight_decay=1e-6, evaluate_every=500
+        ),
         lr_reference_batch=768,
     )
 

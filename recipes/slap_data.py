@@ -5,7 +5,7 @@ Legend: ``B`` batch, ``S`` samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.utils.data import Dataset
 
-from byol_ext.audio import importers
-from byol_ext.audio.data import (
-    AudioTextDataset,
-    AudioTextSample,
-    HFAudioText,
-    ManifestDataset,
-    SampleList,
-    SampleSource,
-    WebDatasetShards,
-    collate,
-)
-from byol_ext.audio.tonecaps import WORDS, ToneCaps, class_prompts
-from byol_ext.metrics.zero_shot import SLAP_TEMPLATES, fill_templates
-from byol_ext.text import FrozenTextFeatures
-from byol_ext.text.transforms import normalize_caption
+from byol_ext.audio.data import AudioTextDataset, AudioTextSample, SampleSource, collate
+from byol_ext.audio.tonecaps import WORDS, class_prompts
+from byol_ext.text import FrozenTextFeatures, normalize_caption, usable_captions
 from byol_ext.training import rank_and_world
-from recipes.slap_config import DataConfig
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
-IMPORTERS: dict[str, Callable[..., SampleSource]] = {
-    "slap-csv": importers.slap_csv,
-    "muscall": importers.muscall_json,
-    "musiccaps": importers.musiccaps_csv,
-    "song-describer": importers.song_describer_csv,
-    "clotho": importers.clotho_csv,
-}
-SEVERAL_SPLITS = ("slap-csv", "musiccaps", "clotho")
-MANIFESTS = (".csv", ".tsv", ".jsonl")
+from recipes.slap_config import SlapConfig
+from recipes.slap_sources import open_named, open_source, own_split, tag_prompts, tags_of
 
 
 @dataclass(frozen=True)
@@ -51,152 +29,77 @@ class Splits:
     """Sources by split, and how their tags are asked for in words.
 
     Attributes:
-        train: Training pairs.
+        train: Training pairs; ``None`` in an evaluation without probes.
         val: Validation pairs, if any.
         test: Test pairs, if any.
+        domains: Further test pairs by name.
         prompts: For each tag, each class' descriptions.
     """
 
-    train: SampleSource
+    train: SampleSource | None
     val: SampleSource | None
     test: SampleSource | None
+    domains: Mapping[str, SampleSource] = field(default_factory=dict)
     prompts: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
 
 
-def open_splits(config: DataConfig, *, tags: Sequence[str] = (), seed: int = 0) -> Splits:
+def open_splits(config: SlapConfig, *, training: bool = True) -> Splits:
     """The sets that a configuration names.
 
     Args:
-        config: Where pairs come from.
-        tags: Tags to classify; empty means every tag of the test set with 2 to 64 classes of at least 5 clips.
-        seed: Seed of the control that shuffles captions.
+        config: The recipe's configuration.
+        training: Whether the training pairs are needed.
 
     Raises:
-        ValueError: If a name is empty or not understood.
+        ValueError: If a name is empty or not understood, or two of the sets are the same pairs.
         FileNotFoundError: If a file is missing.
     """
-    train = open_source(config.train, split="train", audio_root=config.audio_root)
-    if config.shuffle_captions:
-        train = ShuffledCaptions(train, seed=seed)
-    own = {"val": "tonecaps", "test": "tonecaps"} if config.train == "tonecaps" else {}
-    val_name = config.val or own.get("val", "")
-    test_name = config.test or own.get("test", "") or val_name
-    val = open_source(val_name, split="val", audio_root=config.audio_root) if val_name else None
-    test = val if test_name == val_name and not own else None
-    if test is None and test_name:
-        test = open_source(test_name, split="test", audio_root=config.audio_root)
-    if test_name == "tonecaps":
-        return Splits(train, val, test, {tag: class_prompts(tag) for tag in tags or WORDS})
-    return Splits(train, val, test, tag_prompts(test, tags=tags) if test is not None else {})
+    data = config.data
+
+    def opened(name: str, split: str) -> tuple[SampleSource, str] | None:
+        if name:
+            return open_named(name, split=split, audio_root=data.audio_root)
+        return own_split(data.train, split=split, audio_root=data.audio_root) if data.train else None
+
+    train = open_named(data.train, split="train", audio_root=data.audio_root) if training else None
+    # An evaluation on named test pairs reads nothing else.
+    val = opened(data.val, "val") if training or not data.test else None
+    test = opened(data.test, "test") or val
+    for name, other in (("val", val), ("test", test)):
+        if train is not None and other is not None and train[1] == other[1]:
+            raise ValueError(
+                f"data.train and data.{name} are the same pairs ({train[1].rstrip('#')}); name another set, or a "
+                "split of it with #SPLIT"
+            )
+    source = train[0] if train is not None else None
+    if source is not None and data.shuffle_captions:
+        source = ShuffledCaptions(source, seed=config.seed)
+    domains = {
+        name: open_source(spec, split="test", audio_root=data.audio_root)
+        for name, spec in map(split_domain, config.eval.domains)
+    }
+    tested = test[0] if test is not None else None
+    return Splits(source, val[0] if val else None, tested, domains, _prompts(tested, test[1] if test else "", config))
 
 
-def open_source(name: str, *, split: str, audio_root: str = "") -> SampleSource:
-    """A source by name; the forms are those of :class:`recipes.slap_config.DataConfig`.
-
-    Args:
-        name: Such as ``tonecaps``, ``wds:shards/train-*.tar`` or ``manifest:pairs.csv``.
-        split: Split of sets and manifests that hold several.
-        audio_root: Folder that relative paths start from.
-
-    Raises:
-        ValueError: If the name is empty or its kind unknown.
-    """
-    if not name:
-        raise ValueError(
-            "no data set is named: give --data.train tonecaps, wds:PATTERN, manifest:FILE, hf:NAME "
-            f"or one of {', '.join(f'{kind}:' for kind in IMPORTERS)}"
-        )
-    if name == "tonecaps":
-        return ToneCaps(split).source  # type: ignore[arg-type]
-    name, _, explicit = name.partition("#")
-    kind, _, path = name.partition(":")
-    if not path:
-        kind, path = _kind_of(name), name
-    split = explicit or split
-    root = audio_root or (Path(path).parent if kind in (*IMPORTERS, "manifest") else "")
-    if kind == "wds":
-        return WebDatasetShards(path)
-    if kind == "manifest":
-        if explicit:
-            return ManifestDataset(path, audio_root=Path(root), split=explicit)
-        return _manifest(Path(path), split=split, root=Path(root))
-    if kind == "hf":
-        return HFAudioText(_load_hf(path, split), split=split)
-    if kind == "folder":
-        return recordings(Path(path))
-    if kind in IMPORTERS:
-        if kind in SEVERAL_SPLITS and explicit:
-            return IMPORTERS[kind](path, audio_root=root, split=explicit)
-        return IMPORTERS[kind](path, audio_root=root)
-    known = ", ".join(["tonecaps", "wds:", "manifest:", "hf:", "folder:", *(f"{k}:" for k in IMPORTERS)])
-    raise ValueError(f"data {name!r}: kind {kind!r} is unknown; expected one of {known}")
+def _prompts(test: SampleSource | None, identity: str, config: SlapConfig) -> Mapping[str, Mapping[str, Sequence[str]]]:
+    if test is None:
+        return {}
+    if identity.startswith("tonecaps:"):
+        return {tag: class_prompts(tag) for tag in config.eval.tags or WORDS}
+    return tag_prompts(tags_of(test), names=config.eval.tags)
 
 
-def _kind_of(path: str) -> str:
-    if path.endswith(".tar"):
-        return "wds"
-    if path.endswith(MANIFESTS):
-        return "manifest"
-    if Path(path).is_dir():
-        return "wds" if any(Path(path).glob("*.tar")) else "folder"
-    return path
-
-
-def _manifest(path: Path, *, split: str, root: Path) -> SampleSource:
-    """A manifest's split, or all of it when it names none of the three splits."""
-    whole = ManifestDataset(path, audio_root=root)
-    splits = {whole[i].split for i in range(len(whole))}
-    return ManifestDataset(path, audio_root=root, split=split) if splits & {"train", "val", "test"} else whole
-
-
-def _load_hf(name: str, split: str) -> Any:
-    from byol_ext._extras import require
-
-    datasets = require("datasets", extra="slap")
-    if Path(name).is_dir():
-        loaded = datasets.load_from_disk(name)
-        return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-    return datasets.load_dataset(name, split=split)
-
-
-def recordings(folder: Path) -> SampleList:
-    """All recordings below a folder, without captions.
+def split_domain(text: str) -> tuple[str, str]:
+    """``NAME=SOURCE`` of ``--eval.domains``.
 
     Raises:
-        FileNotFoundError: If there are none.
+        ValueError: If there is no name or no source.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    if not paths:
-        raise FileNotFoundError(f"{folder} holds no recordings ({', '.join(AUDIO_SUFFIXES)})")
-    return SampleList([AudioTextSample(str(p.relative_to(folder)), (), path=p) for p in paths])
-
-
-def tag_prompts(source: SampleSource, *, tags: Sequence[str], least: int = 5) -> dict[str, dict[str, list[str]]]:
-    """Descriptions of the classes of a source's tags, by SLAP's four templates (paper 5.3).
-
-    Args:
-        source: The test set.
-        tags: Tags to use; empty means all with 2 to 64 classes of at least ``least`` clips each.
-        least: Classes with fewer clips are left out.
-
-    Raises:
-        ValueError: If a named tag has fewer than two classes.
-    """
-    counts: dict[str, dict[str, int]] = {}
-    for index in range(len(source)):
-        for tag, value in source[index].tags.items():
-            if isinstance(value, str) and value:
-                of_tag = counts.setdefault(tag, {})
-                of_tag[value] = of_tag.get(value, 0) + 1
-    prompts: dict[str, dict[str, list[str]]] = {}
-    for tag in tags or counts:
-        classes = sorted(value for value, count in counts.get(tag, {}).items() if count >= least)
-        if 2 <= len(classes) <= 64:
-            filled = fill_templates(classes, SLAP_TEMPLATES)
-            prompts[tag] = {name: [row[i] for row in filled] for i, name in enumerate(classes)}
-        elif tags:
-            raise ValueError(f"tag {tag!r} has {len(classes)} classes of at least {least} clips; a probe needs 2 to 64")
-    return prompts
+    name, separator, spec = text.partition("=")
+    if not separator or not name or not spec:
+        raise ValueError(f"eval.domains {text!r}: expected NAME=SOURCE, such as soundfont=wds:music/test_fluidr3-*.tar")
+    return name, spec
 
 
 def warm_captions(features: FrozenTextFeatures, splits: Splits, *, cache: str) -> None:
@@ -209,11 +112,10 @@ def warm_captions(features: FrozenTextFeatures, splits: Splits, *, cache: str) -
     """
     sources = [source for source in (splits.train, splits.val, splits.test) if source is not None]
     captions = [
-        normalize_caption(caption)
+        caption
         for source in sources
         for index in range(len(source))
-        for caption in source.captions(index)
-        if caption.strip()
+        for caption in usable_captions(source.captions(index))
     ]
     with Progress(*Progress.get_default_columns(), transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("encoding captions", total=None)
@@ -272,10 +174,13 @@ class TrainingRows(Dataset[dict[str, Any]]):
         pairs: The pairs.
         audio: Recordings whose caption is a stand-in.
         texts: Captions alone.
+        two_views: Whether the items hold a second crop and caption.
     """
 
-    def __init__(self, pairs: AudioTextDataset, audio: AudioTextDataset | None, texts: Sequence[str]) -> None:
-        self.pairs, self.audio, self.texts = pairs, audio, tuple(texts)
+    def __init__(
+        self, pairs: AudioTextDataset, audio: AudioTextDataset | None, texts: Sequence[str], *, two_views: bool = False
+    ) -> None:
+        self.pairs, self.audio, self.texts, self.two_views = pairs, audio, tuple(texts), two_views
 
     def __len__(self) -> int:
         return len(self.pairs) + (len(self.audio) if self.audio is not None else 0) + len(self.texts)
@@ -294,40 +199,42 @@ class TrainingRows(Dataset[dict[str, Any]]):
         assert self.pairs.clip_samples is not None
         silence = np.zeros(self.pairs.clip_samples, dtype=np.float32)
         alone = {"captions": [caption], "caption": caption, "tags": {}, "duration": 0.0, "silent": False}
+        alone |= {"audio_2": silence, "caption_2": caption} if self.two_views else {}
         account = {"bad": {}, "errors": [], "has_audio": False, "has_text": True}
         return {"id": row, "epoch": epoch, "key": f"text-{row}", "audio": silence} | alone | account
 
 
-def training_rows(splits: Splits, config: DataConfig, *, sample_rate: int, seed: int) -> TrainingRows:
+def training_rows(train: SampleSource, config: SlapConfig, *, sample_rate: int) -> TrainingRows:
     """The training set of a configuration.
 
     Args:
-        splits: The sets.
-        config: Clip length, fill policy, rows without a partner.
+        train: Training pairs.
+        config: Clip length, fill policy, rows without a partner, seed of crops and captions.
         sample_rate: Rate of the front-end in Hz.
-        seed: Seed of crops and captions.
     """
+    data = config.data
 
     def dataset(source: SampleSource) -> AudioTextDataset:
         return AudioTextDataset(
             source,
             sr=sample_rate,
-            clip_seconds=config.clip_seconds,
+            clip_seconds=data.clip_seconds,
             train=True,
-            seed=seed,
-            fill=config.fill,
+            seed=config.seed,
+            fill=data.fill,
             normalize=normalize_caption,
-            drop_silent_dbfs=config.drop_silent,
+            drop_silent_dbfs=data.drop_silent,
+            two_views=config.loss.views == "two",
         )
 
     audio = None
-    if config.audio_only:
-        audio = dataset(_Uncaptioned(open_source(config.audio_only, split="train", audio_root=config.audio_root)))
+    if data.audio_only:
+        audio = dataset(_Uncaptioned(open_source(data.audio_only, split="train", audio_root=data.audio_root)))
     texts: list[str] = []
-    if config.text_only:
-        lines = Path(config.text_only).read_text(encoding="utf-8").splitlines()
+    if data.text_only:
+        lines = Path(data.text_only).read_text(encoding="utf-8").splitlines()
         texts = [normalize_caption(line, row=row) for row, line in enumerate(lines) if line.strip()]
-    return TrainingRows(dataset(splits.train), audio, texts)
+    return TrainingRows(dataset(train), audio, texts, two_views=config.loss.views == "two")
 
 
 def collate_rows(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -343,9 +250,11 @@ def collate_rows(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     has_audio = np.array([item["has_audio"] for item in items])
     has_text = np.array([item["has_text"] for item in items])
     if not has_audio.all() and has_audio.any():
-        batch["audio"] = batch["audio"][torch.from_numpy(_borrow(has_audio))]
+        rows = torch.from_numpy(_borrow(has_audio))
+        batch |= {name: batch[name][rows] for name in ("audio", "audio_2") if name in batch}
     if not has_text.all() and has_text.any():
-        batch["caption"] = [batch["caption"][i] for i in _borrow(has_text)]
+        borrowed = _borrow(has_text)
+        batch |= {name: [batch[name][i] for i in borrowed] for name in ("caption", "caption_2") if name in batch}
     batch["has_audio"] = torch.from_numpy(has_audio.astype(np.float32))
     batch["has_text"] = torch.from_numpy(has_text.astype(np.float32))
     return batch

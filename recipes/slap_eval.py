@@ -25,7 +25,7 @@ from byol_ext.metrics.bootstrap import bootstrap_interval
 from byol_ext.metrics.classification import confusion
 from byol_ext.metrics.modality_gap import gap_metrics, gap_shift_curve
 from byol_ext.metrics.probes import Split, linear_probe, mlp_probe, probe_summary
-from byol_ext.metrics.retrieval import Retrieval, retrieve
+from byol_ext.metrics.retrieval import Retrieval, retrieve, slap_compat_metrics
 from byol_ext.metrics.spectrum import CollapseMonitor
 from byol_ext.metrics.zero_shot import class_scores, ensemble_vectors, zero_shot_metrics
 from byol_ext.text.transforms import normalize_caption
@@ -213,18 +213,22 @@ def evaluate(
     if on == "q":
         metrics |= embedded.retrieval("z").metrics(prefix="retrieval_z")
     audio_ND, text_ND = embedded.pairs(on)
-    metrics |= gap_metrics(audio_ND=audio_ND, text_ND=text_ND, seed=config.seed)
+    metrics |= gap_metrics(audio_ND=audio_ND, text_ND=text_ND, seed=config.seed, compat=config.eval.compat)
+    if config.eval.compat:
+        metrics |= slap_compat_metrics(audio_ND=audio_ND, text_MD=text_ND)
     metrics |= CollapseMonitor()({"audio": embedded.audio["z"], "text": embedded.text["z"]}, step=0)
     result = Evaluation(metrics, {}, embedded)
     probe_set = None
-    if train is not None and prompts:
+    if train is not None and prompts and config.eval.probes:
         probe_set = embed_pairs(towers, train, config, texts=False, limit=config.eval.probe_samples)
     for tag, classes in prompts.items():
         _classify(towers, result, tag, classes, on=on, probe_set=probe_set, config=config)
     probed = len(probe_set.tags) if probe_set is not None else 0
     result.protocol = {
+        "test": config.data.test or config.data.val or config.data.train,
         "clips": len(embedded.tags),
         "captions": len(embedded.captions),
+        "captions_of_several_clips": shared_captions(embedded),
         "unusable_clips": embedded.bad,
         "windows": f"{config.eval.windows} of {config.data.clip_seconds} s, {embedded.windows} in all",
         "compared": f"{on} with {on}, cosine",
@@ -235,6 +239,14 @@ def evaluate(
         "seed": config.seed,
     }
     return result
+
+
+def shared_captions(embedded: Embedded) -> float:
+    """Share of captions that stand at more than one clip: each is a right answer that counts as wrong."""
+    owners: dict[str, set[int]] = {}
+    for caption, owner in zip(embedded.captions, embedded.owner_M.tolist(), strict=True):
+        owners.setdefault(caption.casefold(), set()).add(owner)
+    return sum(len(owners[caption.casefold()]) > 1 for caption in embedded.captions) / len(embedded.captions)
 
 
 def recall_intervals(retrieval: Retrieval, owner_M: Tensor, *, resamples: int = 2000) -> dict[str, float]:

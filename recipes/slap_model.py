@@ -28,7 +28,6 @@ from byol_ext.text import (
     HFTokenizer,
     SmallTextEncoder,
     hf_text,
-    resolve_source,
 )
 from recipes.slap_config import AudioConfig, EmaConfig, HeadConfig, LossConfig, TextConfig
 
@@ -45,15 +44,18 @@ class FrontEnd(nn.Module):
 
     def __init__(self, config: AudioConfig, encoder: nn.Module) -> None:
         super().__init__()
-        self.own = (encoder,) if isinstance(encoder, HFAudio) else ()
-        self.sample_rate = encoder.sample_rate if isinstance(encoder, HFAudio) else config.mel.sample_rate
-        self.hash = "huggingface" if self.own else config.mel.hash()
-        self.mel = LogMel(config.mel)
+        own = encoder if isinstance(encoder, HFAudio) else None
+        # CLAP's towers from the hub come with a log-mel front-end like ours; other models prepare their own features.
+        mel = own.extractor if own is not None and isinstance(own.extractor, LogMel) else LogMel(config.mel)
+        self.own = (own,) if own is not None and mel is not own.extractor else ()
+        self.sample_rate = own.sample_rate if own is not None else config.mel.sample_rate
+        self.hash = f"huggingface:{config.encoder}" if self.own else mel.config.hash()
+        self.mel = mel
         self.augment = SpecAugment(time_width=config.time_width, freq_width=config.freq_width)
         self.specaugment = config.specaugment
 
     def forward(self, wave_BS: Tensor, *, keys_B: Tensor | None = None) -> Tensor:
-        """Spectrograms ``[B, 1, T, F]`` (waveforms or features for a Hugging Face model).
+        """Spectrograms ``[B, 1, T, F]``, or what a Hugging Face model without log-mel front-end takes.
 
         Args:
             wave_BS: Mono clips at :attr:`sample_rate`.
@@ -111,7 +113,7 @@ def build_text(config: TextConfig, *, device: str = "cpu") -> tuple[nn.Module, T
         return encoder, tokenizer
     source = MINILM if config.encoder == "minilm" else config.encoder
     net = hf_text(source, pool=config.pool, pretrained=config.pretrained, freeze=config.frozen)
-    hf_tokenizer = HFTokenizer(resolve_source(source), config.max_tokens)
+    hf_tokenizer = HFTokenizer(source, config.max_tokens)
     if not config.frozen:
         return net, hf_tokenizer
     features = FrozenTextFeatures(net, hf_tokenizer, device=device)
@@ -120,19 +122,20 @@ def build_text(config: TextConfig, *, device: str = "cpu") -> tuple[nn.Module, T
     return FeatureEncoder(net.width), features
 
 
-def slap_edges(lam: float, *, audio: str | None = "audio", text: str | None = "text") -> list[Edge]:
+def slap_edges(lam: float, *, audio: str | None = "audio", text: str | None = "text", seen: str = "") -> list[Edge]:
     """The four edges of SLAP (paper 3): ``lam`` on the inter-modal ones, ``1 - lam`` on the intra-modal ones.
 
     Args:
         lam: Lambda.
         audio: Predictor of the audio view.
         text: Predictor of the text view.
+        seen: Suffix of the views that the target sees: empty, or ``_2`` for another crop and caption.
     """
     return [
-        Edge("audio", "text", predictor=audio, weight=lam, mask="both"),
-        Edge("text", "audio", predictor=text, weight=lam, mask="both"),
-        Edge("audio", "audio", predictor=audio, weight=1.0 - lam, mask="audio"),
-        Edge("text", "text", predictor=text, weight=1.0 - lam, mask="text"),
+        Edge("audio", f"text{seen}", predictor=audio, weight=lam, mask="both"),
+        Edge("text", f"audio{seen}", predictor=text, weight=lam, mask="both"),
+        Edge("audio", f"audio{seen}", predictor=audio, weight=1.0 - lam, mask="audio"),
+        Edge("text", f"text{seen}", predictor=text, weight=1.0 - lam, mask="text"),
     ]
 
 
@@ -169,7 +172,10 @@ def build_bootstrap(
     if not loss.stop_gradient:
         return Bootstrap(branches, views, predictors=predictors, set_terms=_leaking_terms(loss.lam, names))
     target = Target(branches, tau=_decay(ema, steps, batch), mode=ema.mode, buffers=ema.buffers)
-    return Bootstrap(branches, views, target=target, predictors=predictors, plan=slap_edges(loss.lam, **names))
+    seen = "_2" if loss.views == "two" else ""
+    edges = slap_edges(loss.lam, audio=names["audio"], text=names["text"], seen=seen)
+    views |= {f"{name}{seen}": name for name in branches}
+    return Bootstrap(branches, views, target=target, predictors=predictors, plan=edges)
 
 
 def _decay(ema: EmaConfig, steps: int, batch: int) -> Schedule:

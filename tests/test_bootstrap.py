@@ -344,7 +344,7 @@ def test_auxiliary_losses_join_once():
     model, batch = byol(predictor=WithAux(nn.Linear(WIDTH, WIDTH))), views()
     model.plan = [Edge("a", "b", "p"), Edge("a", "a", "p")]
     out = model(batch)
-    expected = out.terms["a->b"] + out.terms["a->a"] + out.terms["a/critic"]
+    expected = out.terms["a->b"] + out.terms["a->a"] + out.terms["a/p/critic"]
     torch.testing.assert_close(out.loss.detach(), expected)
 
 
@@ -441,3 +441,111 @@ def test_windowed_input_norm_equals_the_full_batch(batching):
     norm = model.branches["net"].encoder.input_norm
     assert not norm._windows
     assert norm.num_batches_tracked - ordinary.num_batches_tracked == (2 if batching == "separate" else 1)
+
+
+def test_a_row_mask_covers_time_and_horizon():
+    online = {"net": Branch(nn.Linear(6, WIDTH))}
+    model = Bootstrap(
+        online,
+        {"obs": "net"},
+        target=Target(online),
+        predictors={"p": linear_predictor(WIDTH)},
+        plan=[Edge("obs", "obs", "p", mask="alive")],
+    )
+    x, mask = torch.randn(4, 4, 6), torch.tensor([1.0, 0, 0, 0])
+    elements = model({"obs": x}, Ctx(masks={"alive": mask})).elements["obs->obs"]
+    assert (elements[1:] == 0).all()
+    assert (elements[0] != 0).all()
+    with pytest.raises(ValueError, match="does not fit elements"):
+        model({"obs": x}, Ctx(masks={"alive": torch.ones(3)}))
+    with pytest.raises(KeyError, match="'alive' is not among"):
+        model({"obs": x}, Ctx(masks={"other": mask}))
+
+
+def test_concat_keeps_rows_with_their_view():
+    model = byol(norm="layer", source="frozen")
+    batch = {"a": torch.randn(6, 6), "b": torch.randn(2, 6)}
+    separate = model.encode(batch)
+    model.view_batching = "concat"
+    together = model.encode(batch)
+    for view in ("a", "b"):
+        torch.testing.assert_close(together.online[view], separate.online[view])
+
+
+def test_edges_with_equal_ends_need_labels():
+    model, batch = byol(), views()
+    model.predictors["other"] = linear_predictor(WIDTH)
+    model.plan = [Edge("a", "b", "p"), Edge("a", "b", "other")]
+    with pytest.raises(ValueError, match="give edges with equal ends a label"):
+        model(batch)
+    model.plan = [Edge("a", "b", "p"), Edge("a", "b", "other", label="equivariant")]
+    out = model(batch)
+    assert set(out.elements) == {"a->b", "equivariant"}
+    torch.testing.assert_close(out.loss.detach(), out.terms["a->b"] + out.terms["equivariant"])
+
+
+def test_plans_are_checked_when_they_come_and_embed_follows_the_step():
+    model = byol()
+    model.plan = lambda step: [Edge("a", "b", "p")] if step == 0 else [Edge("b", "a", "q" if step == 2 else "p")]
+    with pytest.raises(ValueError, match="predictor 'q'"):
+        model(views(), step=2)
+    assert "q" in model.embed({"b": torch.randn(2, 6)}, step=1)["b"]
+    model.plan = lambda step: []
+    with pytest.raises(ValueError, match="nothing to learn"):
+        model(views())
+
+
+def test_a_branch_named_encoder_is_no_encoder():
+    online = {"encoder": branch("batch")}
+    model = Bootstrap(online, {"a": "encoder"}, target=Target(online), plan=[Edge("a", "a")])
+    assert model.couples_samples
+    assert not model.encoder_couples_samples
+
+
+def test_set_terms_can_read_the_target_and_be_per_row():
+    def rows(*, q, z):
+        return cosine_distance(q=q, target=z).mean(), {}
+
+    term = SetTerm("rows", ("a", "b"), rows, keys=("q", "z"), on=("q", "target"), predictor=("p", None), couples=False)
+    model = byol(set_terms=[term], pair=cosine_distance)
+    out = model(views())
+    torch.testing.assert_close(out.terms["rows"], out.terms["a->b"])
+    assert not model.couples_samples
+    assert out.target["b"].z.grad_fn is None
+
+
+def test_concat_and_self_are_refused_together():
+    online = {"net": branch()}
+    with pytest.raises(ValueError, match="does not go with"):
+        Bootstrap(online, {"a": "net"}, target=Target(online, source="self"), plan=[], view_batching="concat")
+
+
+def test_windows_hold_what_the_step_encodes():
+    online = {"net": Branch(WindowedEncoder())}
+    model = Bootstrap(
+        online,
+        {"a": "net", "b": "net"},
+        target=Target(online, tau=0.9),
+        predictors={"p": linear_predictor(6)},
+        plan=[Edge("a", "b", "p")],
+    )
+    full = {"a": torch.randn(6, 3, 4, 4), "b": 2 + torch.randn(6, 3, 4, 4)}
+    model.begin_window([full])
+    model.end_window()
+    assert model.branches["net"].encoder.input_norm.num_batches_tracked == 1
+    assert model.target.branch("net").encoder.input_norm.num_batches_tracked == 1
+    torch.testing.assert_close(
+        model.branches["net"].encoder.input_norm.running_mean, 0.1 * full["a"].mean((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("norm", ["batch", "gn_ws", "layer"])
+def test_predictors_take_any_leading_dims(norm):
+    predictor = mlp_predictor(WIDTH, 32, norm=norm)
+    z = torch.randn(5, 32, WIDTH)
+    q = predictor(z, Ctx()).q
+    torch.testing.assert_close(q, predictor(z.reshape(-1, WIDTH), Ctx()).q.view_as(q))
+    changed = z.clone()
+    changed[0, 1:] = torch.randn(31, WIDTH)
+    same = torch.allclose(predictor(changed, Ctx()).q[0, 0], q[0, 0], atol=1e-6)
+    assert same != predictor.couples_samples

@@ -105,3 +105,20 @@ def test_errors():
     average._source[0][2] = nn.Linear(4, 3)
     with pytest.raises(ValueError, match="shape"):
         average.update(0)
+
+
+def test_follows_parameters_that_were_replaced():
+    source = nn.Linear(2, 2)
+    average = EMA(source, 0.0)
+    average.update(0)
+    source.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, assign=True)
+    average.update(1)
+    assert torch.equal(average.module.weight, torch.ones(2, 2))
+
+
+def test_an_average_on_its_own_copies_buffers():
+    source = nn.BatchNorm1d(4)
+    average = EMA(source, 0.9)
+    source(torch.randn(8, 4))
+    average.update(0)
+    assert torch.equal(average.module.running_mean, source.running_mean)

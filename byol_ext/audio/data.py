@@ -26,6 +26,7 @@ from byol_ext.audio.samples import (
     SampleSource,
     caption_duplicate_rate,
     caption_list,
+    usable_texts,
 )
 from byol_ext.audio.shards import WebDatasetShards
 from byol_ext.audio.waves import Fill, fill_clip
@@ -80,7 +81,8 @@ class AudioTextDataset(Dataset[dict[str, Any]]):
         seed: Seed of the run.
         fill: What to do with recordings shorter than the clip (``repeatpad``, slap spec §10).
         crop: Crop of longer ones in evaluation.
-        normalize: Applied to each caption; captions that it empties are dropped.
+        normalize: Applied to each caption; captions that it empties, or refuses with ValueError, are dropped. A sample
+            that has none left is bad (``caption_empty``).
         drop_silent_dbfs: In training, treat clips below this level (mean removed) as bad; None keeps them.
         int16: Clip to [-1, 1] and round to 16 bits, as LAION-CLAP does.
         two_views: Draw a second crop and a second caption.
@@ -140,8 +142,8 @@ class AudioTextDataset(Dataset[dict[str, Any]]):
         return len(self.source)
 
     def captions(self, index: int) -> list[str]:
-        """Normalised captions of one sample, without touching audio; empty if there are none."""
-        return self._texts(self.source.captions(index))
+        """Normalised usable captions of one sample, without touching audio; empty if there are none."""
+        return usable_texts(self.source.captions(index), self._normalize)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """The item of an id (epoch 0) or of ``(id, epoch)``.
@@ -173,7 +175,7 @@ class AudioTextDataset(Dataset[dict[str, Any]]):
     def _load(self, index: int, epoch: int) -> dict[str, Any]:
         """One usable item; the draws come in a fixed order: caption, crop, second caption, second crop."""
         sample = self.source[index]
-        captions = self._texts(sample.captions)
+        captions = usable_texts(sample.captions, self._normalize)
         if not captions:
             raise BadCaption("caption_empty" if sample.captions else "caption_missing", sample.key)
         rng = sample_generator(self._seed, epoch, index) if self.train else None
@@ -210,11 +212,6 @@ class AudioTextDataset(Dataset[dict[str, Any]]):
             wave_S = fill_clip(wave_S, length=self.clip_samples, sample_rate=self.sr, fill=self._fill)
         return wave_S, clip.duration
 
-    def _texts(self, captions: Sequence[str]) -> list[str]:
-        if self._normalize is None:
-            return list(captions)
-        return [text for text in map(self._normalize, captions) if text]
-
 
 class BadSampleLedger:
     """Adds up bad samples in the main process; logs each cause once and stops the run when there are too many.
@@ -245,6 +242,7 @@ class BadSampleLedger:
         self.seen = 0
         self.bad: Counter[str] = Counter()
         self._entries: dict[tuple[str, str], dict[str, str]] = {}
+        self._logged: set[str] = set()
         self._silence_logged = False
 
     @property
@@ -265,10 +263,10 @@ class BadSampleLedger:
         """
         self.seen += batch["seen"]
         for error in batch["errors"]:
-            if not self.bad[error["cause"]]:
+            if error["cause"] not in self._logged:
+                self._logged.add(error["cause"])
                 _log.warning("bad sample, logged once for %s: %s", error["cause"], error["message"])
             self._entries.setdefault((error["key"], error["cause"]), dict(error))
-            self.bad[error["cause"]] += 0
         self.bad.update(batch["bad"])
         if batch.get("silent") and not self._silence_logged:
             self._silence_logged = True
@@ -292,18 +290,36 @@ class BadSampleLedger:
         )
 
     def write(self, path: str | Path) -> None:
-        """Write the bad samples to an ``errors.jsonl``."""
-        write_errors_jsonl(path, self.entries)
+        """Add the bad samples to an ``errors.jsonl``; those of an earlier part of the run stay.
+
+        Args:
+            path: The file. Each pair of key and cause is in it once, and it is replaced at once or not at all.
+
+        Raises:
+            ValueError: If the file exists and a line is not a JSON object; names the line.
+        """
+        merged: dict[tuple[Any, Any], Mapping[str, Any]] = {}
+        for entry in [*read_errors_jsonl(path), *self.entries]:
+            merged.setdefault((entry.get("key"), entry.get("cause")), entry)
+        write_errors_jsonl(path, merged.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts and entries, for a checkpoint."""
-        return {"seen": self.seen, "bad": dict(self.bad), "entries": self.entries}
+        """Counts, entries and what was logged, for a checkpoint."""
+        return {
+            "seen": self.seen,
+            "bad": dict(self.bad),
+            "entries": self.entries,
+            "logged": sorted(self._logged),
+            "silence_logged": self._silence_logged,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.seen = int(state["seen"])
         self.bad = Counter(state["bad"])
         self._entries = {(entry["key"], entry["cause"]): dict(entry) for entry in state["entries"]}
+        self._logged = set(state["logged"])
+        self._silence_logged = bool(state["silence_logged"])
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from torch.utils.data import Dataset
 
 from byol_ext.audio.decode import BadAudio
-from byol_ext.audio.samples import BadCaption, SampleSource
+from byol_ext.audio.samples import BadCaption, SampleSource, usable_texts
 from byol_ext.rng import sample_generator
 
 Kind = Literal["mel", "y"]
@@ -175,8 +175,7 @@ class FeatureTextDataset(Dataset[dict[str, Any]]):
 
     def captions(self, index: int) -> list[str]:
         """Normalised captions of one sample."""
-        texts = self.source.captions(index)
-        return [text for text in map(self._normalize, texts) if text] if self._normalize else list(texts)
+        return usable_texts(self.source.captions(index), self._normalize)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         """The item of an id or of ``(id, epoch)``: as in `AudioTextDataset`, with ``features`` for ``audio``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,6 +194,26 @@ def caption_list(value: object) -> tuple[tuple[str, ...], str | None]:
     if not values or all(text is None or (isinstance(text, float) and math.isnan(text)) for text in values):
         return (), "caption_missing"
     return (), "caption_empty" if texts else "caption_not_text"
+
+
+def usable_texts(captions: Sequence[str], normalize: Callable[[str], str] | None) -> list[str]:
+    """The captions that can be used, in normal form.
+
+    Args:
+        captions: Captions of a sample.
+        normalize: Applied to each; one that it empties or refuses with `ValueError` is left out. None: as they are.
+    """
+    if normalize is None:
+        return list(captions)
+    usable = []
+    for caption in captions:
+        try:
+            text = normalize(caption)
+        except ValueError:
+            continue
+        if text:
+            usable.append(text)
+    return usable
 
 
 def caption_duplicate_rate(samples: SampleSource) -> float:

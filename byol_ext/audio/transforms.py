@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from byol_ext._extras import require
 from byol_ext.audio.waves import (
     Fill,
     Windows,
@@ -188,17 +189,18 @@ class LogMel(nn.Module):
         """``[B, S] -> [B, T, F]``, float32."""
         config = self.config
         window, bank_QF = self._constants_on(wave_BS.device)
-        spectrum_BQT = torch.stft(
+        power_BQT = require("torchaudio", extra="slap").functional.spectrogram(
             wave_BS.to(window.dtype),
+            pad=0,
+            window=window,
             n_fft=config.n_fft,
             hop_length=config.hop,
             win_length=config.win,
-            window=window,
+            power=2.0,
+            normalized=False,
             center=True,
             pad_mode="reflect",
-            return_complex=True,
         )
-        power_BQT = torch.view_as_real(spectrum_BQT).square().sum(dim=-1)
         mel_BTF = torch.einsum("bqt,qf->btf", power_BQT, bank_QF)
         decibel_BTF = 10.0 * mel_BTF.clamp_min(config.amin).log10()
         if config.mean is not None and config.std is not None:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from byol_ext.losses.gather import gather_rows, world
-from byol_ext.losses.pair import unit
+from byol_ext.losses.pair import full_precision, unit
 
 Parts = dict[str, Tensor]
 
 
+@full_precision
 def infonce_cross(
     *,
     a: Tensor,
@@ -59,6 +60,7 @@ def infonce_cross(
     return (a_to_b + b_to_a) / 2, parts
 
 
+@full_precision
 def sigmoid_pairs(
     *,
     a: Tensor,
@@ -102,6 +104,7 @@ def sigmoid_pairs(
     return positive + negative, {"positive": positive.detach(), "negative": negative.detach()}
 
 
+@full_precision
 def nt_xent(z: Tensor, *, temperature: float = 0.1) -> tuple[Tensor, Parts]:
     """SimCLR's loss over two views (arXiv 2002.05709, eq. 1; temperature .1 of its ImageNet runs).
 

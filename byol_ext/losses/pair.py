@@ -5,10 +5,29 @@ Legend: leading dims are free (``[B]``, ``[B, T]``, ``[B, T, K]``), ``D`` is the
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-8
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
+    """A loss with autocast switched off inside: its matrix products stay in the precision of its inputs."""
+
+    @functools.wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return loss(*args, **kwargs)
+
+    return wrapped
 
 
 def unit(x: Tensor, *, eps: float = EPS) -> Tensor:

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from byol_ext.losses.gather import gather_rows
-from byol_ext.losses.pair import as_float
+from byol_ext.losses.pair import as_float, full_precision
 
 Parts = dict[str, Tensor]
 
 
+@full_precision
 def vicreg(
     z: Tensor,
     *,

@@ -16,10 +16,18 @@ def accuracy(label_N: npt.ArrayLike, predicted_N: npt.ArrayLike) -> float:
     >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
     0.75
     """
-    label, predicted = np.asarray(label_N), np.asarray(predicted_N)
-    if label.shape != predicted.shape or label.ndim != 1 or len(label) == 0:
-        raise ValueError(f"labels {label.shape} and predictions {predicted.shape}: expected two equal lists, not empty")
+    label, predicted = _single_label(label_N, predicted_N)
     return float((label == predicted).mean())
+
+
+def balanced_accuracy(label_N: npt.ArrayLike, predicted_N: npt.ArrayLike) -> float:
+    """Mean recall over the classes that occur among the labels: every class weighs the same, however rare.
+
+    >>> balanced_accuracy([0, 0, 0, 1], [0, 0, 0, 0])
+    0.5
+    """
+    label, predicted = _single_label(label_N, predicted_N)
+    return float(np.mean([(predicted[label == c] == c).mean() for c in np.unique(label)]))
 
 
 def confusion(label_N: npt.ArrayLike, predicted_N: npt.ArrayLike, *, classes: int) -> npt.NDArray[np.int64]:
@@ -101,6 +109,15 @@ def multi_label_metrics(
         "mAP": macro_average_precision(label_NC, score_NC, known_NC=known_NC),
         "mAR": mean_average_recall(label_NC, score_NC, known_NC=known_NC),
     }
+
+
+def _single_label(
+    label_N: npt.ArrayLike, predicted_N: npt.ArrayLike
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]]:
+    label, predicted = np.asarray(label_N), np.asarray(predicted_N)
+    if label.shape != predicted.shape or label.ndim != 1 or len(label) == 0:
+        raise ValueError(f"labels {label.shape} and predictions {predicted.shape}: expected two equal lists, not empty")
+    return label, predicted
 
 
 def _multi_label(

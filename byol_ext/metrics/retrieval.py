@@ -8,13 +8,14 @@ Legend: `Q` queries, `C` candidates, `N` audio items, `M` captions, `P` correct 
 Protocol `multi` (several captions an audio): text to audio, every caption is a query and one audio is correct;
 audio to text, all captions of all items are the pool and the best-ranked of an item's own captions counts.
 
-Ties. A rank is the *expected* rank of the best correct item when equal scores are put in random order: with `a`
-candidates above, `e` equal ones (itself included) and `p` of those correct, `rank = a + (e + 1) / (p + 1)`. For
-p = 1 that is the mid-rank `1 + a + (e - 1) / 2`. So a collapsed model has the rank of a blind guess, and duplicate
-captions of the *same* item cost nothing. Cosines closer than `TIE_TOLERANCE` count as equal: the rounding of a
-float32 product differs between columns, and would otherwise order identical vectors.
+Ties. Equal scores count as if they were put in random order, and every metric is taken over all such orders: so a
+collapsed model scores exactly `chance_metrics`, and duplicate captions of the *same* item cost nothing. With `a`
+candidates above the best correct one, `e` equal ones (itself included) and `p` of those correct, the expected rank
+is `a + (e + 1) / (p + 1)`; for p = 1 that is the mid-rank `1 + a + (e - 1) / 2`. Metrics of that one rank, such as
+`rank <= k`, are the option `ties="mid"`: a collapsed model then has R@k = 0. What is equal: `ties.TIE_TOLERANCE`.
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from byol_ext.metrics.ties import DEPTH, above_and_tied, average_precision, expected_reciprocal, hit_probability
+
 KS = (1, 5, 10)
-DEPTH = 10
-TIE_TOLERANCE = 1e-6
 Ties = Literal["mid", "expected"]
 
 
@@ -39,7 +40,8 @@ class Ranking:
         tied_Q: candidates that score as well as the best correct one, itself included, int64.
         tied_correct_Q: how many of `tied_Q` are correct, int64, at least 1.
         correct_Q: correct candidates of the query, int64.
-        average_precision_Q: average precision at depth 10, divided by min(correct, 10), float64 in [0, 1].
+        average_precision_Q: average precision at depth 10, divided by min(correct, 10), expected over the order of
+            ties, float64 in [0, 1].
         candidates: size of the pool that every query ranks.
     """
 
@@ -55,31 +57,36 @@ class Ranking:
         """Rank of the best correct candidate, 1-based, expected over the order of ties, float64 [Q]."""
         return self.above_Q.double() + (self.tied_Q + 1) / (self.tied_correct_Q + 1).double()
 
-    def hits_Q(self, k: int, *, ties: Ties = "mid") -> Tensor:
+    def hits_Q(self, k: int, *, ties: Ties = "expected") -> Tensor:
         """Is a correct candidate among the first `k`? float64 [Q] in [0, 1], one value a query, for bootstraps.
 
         Args:
             k: list length, at least 1.
-            ties: "mid" asks `rank <= k` (spec section 12.1). "expected" is the probability over a random order of
-                the tied candidates: the two agree unless a tie straddles position k.
+            ties: "expected" is the probability over a random order of the tied candidates; "mid" asks `rank <= k` of
+                the mid-rank (spec section 12.1). The two agree unless a tie straddles position k.
         """
         if k < 1:
             raise ValueError(f"k = {k}, expected at least 1")
         if ties == "mid":
             return (self.ranks_Q <= k).double()
         drawn_Q = (k - self.above_Q).clamp(min=0).minimum(self.tied_Q)
-        return _hit_probability(self.tied_Q, self.tied_correct_Q, drawn_Q)
+        return hit_probability(self.tied_Q, self.tied_correct_Q, drawn_Q)
 
-    def metrics(self, *, ks: Sequence[int] = KS, ties: Ties = "mid") -> dict[str, float]:
+    def metrics(self, *, ks: Sequence[int] = KS, ties: Ties = "expected") -> dict[str, float]:
         """R@k, MRR, mAP@10, MdNR, MNR in percent, MedR in ranks, `tied` = percent of queries with a tie.
 
         `tied` counts the queries whose best correct candidate is level with a wrong one; more than a few percent
-        means a collapsed model or duplicated items, and then the two readings of `ties` differ.
+        means a collapsed model or duplicated items, and then the two readings of `ties` differ (in R@k, MRR, MedR and
+        MdNR; the others are expectations in both).
         """
         ranks_Q = self.ranks_Q
-        median = float(np.median(ranks_Q.numpy()))
+        if ties == "mid":
+            median, reciprocal = float(np.median(ranks_Q.numpy())), float((1.0 / ranks_Q).mean())
+        else:
+            median = self._median_rank()
+            reciprocal = float(expected_reciprocal(self.above_Q, self.tied_Q, self.tied_correct_Q).mean())
         out = {f"R@{k}": 100.0 * float(self.hits_Q(k, ties=ties).mean()) for k in ks}
-        out["MRR"] = 100.0 * float((1.0 / ranks_Q).mean())
+        out["MRR"] = 100.0 * reciprocal
         out[f"mAP@{DEPTH}"] = 100.0 * float(self.average_precision_Q.mean())
         out["MedR"] = median
         out["MdNR"] = 100.0 * median / self.candidates
@@ -91,6 +98,15 @@ class Ranking:
         """The same metrics for a blind guess on the same pool (`chance_metrics`)."""
         return chance_metrics(candidates=self.candidates, correct_Q=self.correct_Q, ks=ks)
 
+    def _median_rank(self) -> float:
+        """Median over queries and orders of ties; midway where exactly half lies below."""
+        ranks = range(1, self.candidates + 1)
+        lower, upper = (
+            bisect.bisect_left(ranks, True, key=lambda k: float(self.hits_Q(k).mean()) > half)
+            for half in (0.5 - 1e-12, 0.5 + 1e-12)
+        )
+        return (ranks[lower] + ranks[upper]) / 2
+
 
 @dataclass(frozen=True)
 class Retrieval:
@@ -99,7 +115,9 @@ class Retrieval:
     text_to_audio: Ranking
     audio_to_text: Ranking
 
-    def metrics(self, *, prefix: str = "retrieval", ks: Sequence[int] = KS, ties: Ties = "mid") -> dict[str, float]:
+    def metrics(
+        self, *, prefix: str = "retrieval", ks: Sequence[int] = KS, ties: Ties = "expected"
+    ) -> dict[str, float]:
         """Flat names such as `retrieval/text_to_audio/R@1`, each with its chance and the size of its pool.
 
         `retrieval/chance/...` is the chance of text to audio (the two directions differ with several captions;
@@ -235,13 +253,13 @@ def rank_similarity(
     column_QP, valid_QP = _correct_columns(query_ids_Q, candidate_ids_C, first_query=first_query)
     score_QP = similarity_QC.gather(1, column_QP).masked_fill(~valid_QP, -torch.inf)
     best_Q1 = score_QP.max(dim=1, keepdim=True).values
-    above_Q, tied_Q = _above_and_tied(similarity_QC, best_Q1)
+    above_Q, tied_Q = above_and_tied(similarity_QC, best_Q1)
     return Ranking(
         above_Q=above_Q.cpu(),
         tied_Q=tied_Q.cpu(),
-        tied_correct_Q=_above_and_tied(score_QP, best_Q1)[1].cpu(),
+        tied_correct_Q=above_and_tied(score_QP, best_Q1)[1].cpu(),
         correct_Q=valid_QP.sum(dim=1).cpu(),
-        average_precision_Q=_average_precision(similarity_QC, score_QP, valid_QP).cpu(),
+        average_precision_Q=average_precision(similarity_QC, score_QP, valid_QP).cpu(),
         candidates=similarity_QC.shape[1],
     )
 
@@ -268,7 +286,7 @@ def chance_metrics(*, candidates: int, correct_Q: Tensor, ks: Sequence[int] = KS
     counts_U, queries_U = correct_Q.cpu().unique(return_counts=True)
     weight_U = queries_U.double() / queries_U.sum()
     rank_C = torch.arange(1, candidates + 1)
-    reached_UC = torch.stack([_hit_probability(torch.tensor(candidates), m, rank_C) for m in counts_U])
+    reached_UC = torch.stack([hit_probability(torch.tensor(candidates), m, rank_C) for m in counts_U])
     reached_C = weight_U @ reached_UC
     share_C = torch.diff(reached_C, prepend=reached_C.new_zeros(1))
     half = int((reached_C < 0.5 - 1e-12).sum()) + 1
@@ -298,7 +316,7 @@ def slap_compat_metrics(
 
     Three differences (spec sections 7 and 12.1): one caption an audio (its first); ranks are 0-based and divided by the
     *largest observed* rank, not by the pool; and the names are transposed: `audio_to_text` there ranks audio for
-    each text. Ties keep our expected rank, since the original leaves them to the sorting routine.
+    each text. Ties are counted as ours, since the original leaves them to the sorting routine.
     """
     if audio_of_text_M is not None:
         owner_M = audio_of_text_M.cpu()
@@ -313,7 +331,7 @@ def slap_compat_metrics(
     for name, ranking in (("audio_to_text", both.text_to_audio), ("text_to_audio", both.audio_to_text)):
         rank_Q = ranking.ranks_Q - 1.0
         share_Q = rank_Q / rank_Q.max().clamp(min=1e-12)
-        out |= {f"{prefix}/{name}/R@{k}": 100.0 * float((rank_Q < k).double().mean()) for k in ks}
+        out |= {f"{prefix}/{name}/R@{k}": 100.0 * float(ranking.hits_Q(k).mean()) for k in ks}
         out[f"{prefix}/{name}/MdNR"] = 100.0 * float(np.median(share_Q.numpy()))
         out[f"{prefix}/{name}/MNR"] = 100.0 * float(share_Q.mean())
     return out
@@ -340,41 +358,3 @@ def _correct_columns(ids_Q: Tensor, ids_C: Tensor, *, first_query: int) -> tuple
     slot_P = torch.arange(int(count_Q.max()), device=ids_Q.device)
     valid_QP = slot_P < count_Q[:, None]
     return order_C[(start_Q[:, None] + slot_P).clamp(max=len(ids_C) - 1)], valid_QP
-
-
-def _above_and_tied(score_QC: Tensor, reference_Q1: Tensor) -> tuple[Tensor, Tensor]:
-    """How many scores of a row lie above its reference, and how many are level with it."""
-    above_Q = (score_QC > reference_Q1 + TIE_TOLERANCE).sum(dim=1)
-    return above_Q, (score_QC >= reference_Q1 - TIE_TOLERANCE).sum(dim=1) - above_Q
-
-
-def _average_precision(similarity_QC: Tensor, score_QP: Tensor, valid_QP: Tensor) -> Tensor:
-    """AP@10: precision at the rank of each correct item of the first 10, summed, over min(m, 10).
-
-    LAION's rule for several captions (spec slap section 12.1).
-    Tied items stand at the middle of their tie, correct ones at the middle of theirs.
-    """
-    top_QP = score_QP.sort(dim=1, descending=True).values[:, :DEPTH]
-    total_Q = torch.zeros(len(score_QP), dtype=torch.float64, device=score_QP.device)
-    for slot in range(top_QP.shape[1]):
-        reference_Q1 = top_QP[:, slot : slot + 1]
-        above_Q, tied_Q = _above_and_tied(similarity_QC, reference_Q1)
-        above_correct_Q, tied_correct_Q = _above_and_tied(score_QP, reference_Q1)
-        rank_Q = above_Q + (tied_Q.double() + 1) / 2
-        found_Q = above_correct_Q + (tied_correct_Q.double() + 1) / 2
-        counts_Q = torch.isfinite(reference_Q1[:, 0]) & (rank_Q <= DEPTH)
-        total_Q += torch.where(counts_Q, found_Q / rank_Q, 0.0)
-    return total_Q / valid_QP.sum(dim=1).clamp(max=DEPTH)
-
-
-def _hit_probability(pool: Tensor, correct: Tensor, drawn: Tensor) -> Tensor:
-    """P(at least one correct) when `drawn` of `pool` items, `correct` of them right, are drawn; float64, broadcast.
-
-    The miss probability is the product over j < correct of (pool - drawn - j) / (pool - j).
-    """
-    pool, correct, drawn = torch.broadcast_tensors(pool.double(), correct.double(), drawn.double())
-    miss = torch.ones_like(pool)
-    for j in range(int(correct.max()) if correct.numel() else 0):
-        factor = ((pool - drawn - j).clamp(min=0) / (pool - j).clamp(min=1)).clamp(max=1)
-        miss = torch.where(correct > j, miss * factor, miss)
-    return 1.0 - miss

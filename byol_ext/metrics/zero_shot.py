@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from byol_ext.metrics.classification import accuracy, multi_label_metrics
+from byol_ext.metrics.classification import accuracy, balanced_accuracy, multi_label_metrics
 
 SLAP_TEMPLATES = ("{}", "{} music", "this sounds like {}", "A {} track")
 LAION_SOUND_TEMPLATES = ("This is a sound of {}",)
@@ -88,14 +88,17 @@ def zero_shot_metrics(
     Args:
         audio_ND: audio embeddings.
         text_TCD: class descriptions, from `embed_templates`.
-        labels: class numbers [N] (accuracy), or 0/1 [N, C] (macro AUROC, mAP, mAR).
+        labels: class numbers [N] (accuracy, balanced accuracy), or 0/1 [N, C] (macro AUROC, mAP, mAR).
         known_NC: multi-label only: where a label is known.
         prefix: first part of the names.
 
     Returns:
         Flat names `{prefix}/{choice}/{metric}` with choice in `template_0`.., `mean` (mean of the template scores),
         `ensemble` (one averaged vector a class; the headline), `best_of_T_on_test` (chosen on the test labels, per
-        metric: an upper bound, and SLAP's published reading), and `{prefix}/chance/{metric}`. Fractions.
+        metric: an upper bound, and SLAP's published reading), and `{prefix}/chance/{metric}`. With class numbers also
+        `{prefix}/majority/accuracy`, the share of the most frequent label: where classes are unbalanced, accuracy
+        must beat this and not only 1/C. Balanced accuracy is the mean recall over the classes among the labels.
+        Fractions.
 
     Raises:
         ValueError: shapes that do not match.
@@ -121,20 +124,23 @@ def zero_shot_metrics(
         out[f"{prefix}/ensemble/{key}"] = value
         out[f"{prefix}/best_of_{templates}_on_test/{key}"] = max(values)
     out |= {f"{prefix}/chance/{key}": value for key, value in _chance(labels, known_NC, classes).items()}
+    if labels.ndim == 1:
+        out[f"{prefix}/majority/accuracy"] = float(labels.unique(return_counts=True)[1].max()) / len(labels)
     return out | {f"{prefix}/items": float(len(audio_ND)), f"{prefix}/classes": float(classes)}
 
 
 def _score(score_NC: Tensor, labels: Tensor, known_NC: Tensor | None) -> dict[str, float]:
     if labels.ndim == 1:
-        return {"accuracy": accuracy(labels.cpu().numpy(), score_NC.argmax(dim=1).cpu().numpy())}
+        label, predicted = labels.cpu().numpy(), score_NC.argmax(dim=1).cpu().numpy()
+        return {"accuracy": accuracy(label, predicted), "balanced_accuracy": balanced_accuracy(label, predicted)}
     known = None if known_NC is None else known_NC.cpu().numpy()
     return multi_label_metrics(labels.cpu().numpy(), score_NC.cpu().numpy(), known_NC=known)
 
 
 def _chance(labels: Tensor, known_NC: Tensor | None, classes: int) -> dict[str, float]:
-    """Scores that know nothing: accuracy 1/C; AUROC 1/2, mAP the share of positives, mAR (n + 1) / 2n for n tags."""
+    """Scores that know nothing: accuracies 1/C; AUROC 1/2, mAP the share of positives, mAR (n + 1) / 2n for n tags."""
     if labels.ndim == 1:
-        return {"accuracy": 1.0 / classes}
+        return {"accuracy": 1.0 / classes, "balanced_accuracy": 1.0 / classes}
     known = torch.ones_like(labels, dtype=torch.bool) if known_NC is None else known_NC.bool()
     positive_NC = (labels > 0) & known
     with_positive_C = positive_NC.any(dim=0)

@@ -7,6 +7,7 @@ Legend: ``B`` captions, ``N`` tokens, ``D`` width, ``H`` heads, ``K`` width of a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from byol_ext.text.sources import resolve_source
 
 Pool = Literal["cls", "mean", "pooler"]
+_ORIGIN = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 
 
 def mean_pool(hidden_BND: Tensor, mask_BN: Tensor) -> Tensor:
@@ -101,6 +103,7 @@ class SmallTextEncoder(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}; choose a divisor")
         self.width = width
+        self.heads = heads
         self.max_tokens = max_tokens
         self.tokens = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(max_tokens, width)
@@ -109,6 +112,10 @@ class SmallTextEncoder(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(_Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that change the output and leave the weights as they are."""
+        return {"heads": self.heads}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode captions.
@@ -172,6 +179,15 @@ class HFText(nn.Module):
         if self.frozen:
             self.net.eval()
         return self
+
+    def state(self) -> dict[str, Any]:
+        """Plain values that change the output and leave the weights as they are: pooling and architecture.
+
+        Names, paths and versions are left out: they say where the weights came from, not what they compute.
+        """
+        config: Any = self.net.config
+        settings: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+        return {"pool": self.pool, "config": {name: settings[name] for name in settings.keys() - _ORIGIN}}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode captions.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class FrozenTextFeatures:
     sorted by length, so a query at evaluation time works too.
 
     Args:
-        encoder: The frozen encoder, with ``width``; it is put into evaluation mode and never trained here.
+        encoder: The frozen encoder, with ``width``; it is put into evaluation mode and never trained here. If settings
+            that are no weights change its output, its ``state()`` returns them as plain values.
         tokenizer: Its tokenizer.
         batch_size: Captions encoded at a time.
         device: Where the encoder runs; features come back on the CPU.
@@ -107,24 +109,36 @@ class FrozenTextFeatures:
         return len(new)
 
     def fingerprint(self) -> str:
-        """Hash of the encoder's weights and the tokenizer's state: a cache is valid for one of them only."""
-        digest = hashlib.sha256(json.dumps(self.tokenizer.state(), sort_keys=True).encode())
+        """Hash of all that decides the features: a cache is valid for one encoder and one tokenizer only.
+
+        It covers the tokenizer's ``fingerprint()``, the encoder's weights, and its ``state()`` if it has one (settings
+        that are no weights, such as the pooling). No path goes in, so a cache moves between machines.
+        """
+        state = getattr(self.encoder, "state", None)
+        settings = {
+            "tokenizer": self.tokenizer.fingerprint(),
+            "encoder": type(self.encoder).__qualname__,
+            "state": state() if state is not None else {},
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, value in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the cache as safetensors, atomically.
+        """Write the cache as safetensors, atomically; of several processes that write, the last one's file stays.
 
         Args:
             path: The file.
         """
         target = Path(path)
-        temporary = target.with_name(target.name + ".tmp")
-        texts = json.dumps(list(self._row), ensure_ascii=False)
-        save_file({"features": self._features_CD}, temporary, {"texts": texts, "fingerprint": self.fingerprint()})
-        temporary.replace(target)
+        metadata = {"texts": json.dumps(list(self._row), ensure_ascii=False), "fingerprint": self.fingerprint()}
+        # A folder and not a temporary file, whose permissions would keep other users out.
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            temporary = Path(folder) / target.name
+            save_file({"features": self._features_CD}, temporary, metadata)
+            temporary.replace(target)
 
     def load(self, path: str | Path) -> int:
         """Add the captions of a saved cache.

@@ -6,6 +6,7 @@ Legend: ``B`` captions, ``N`` tokens.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -51,6 +52,9 @@ class Tokenizer(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Plain values from which :func:`tokenizer_from_state` rebuilds the tokenizer."""
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the ids; the same wherever the tokenizer's files lie."""
 
 
 def tokenizer_from_state(state: Mapping[str, Any]) -> HashTokenizer | HFTokenizer:
@@ -172,6 +176,14 @@ class HashTokenizer:
             "words": list(self.words),
         }
 
+    def fingerprint(self) -> str:
+        """Hash of :meth:`state`."""
+        return _digest(self.state())
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
 
 def _words(text: str) -> list[str]:
     return _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
@@ -181,7 +193,8 @@ class HFTokenizer:
     """Any fast Hugging Face tokenizer, by name, folder or package.
 
     Args:
-        name_or_path: Hub name, folder, or :data:`~byol_ext.text.sources.MINILM`.
+        name_or_path: Hub name, folder, or ``package:NAME/FOLDER`` such as :data:`~byol_ext.text.sources.MINILM`. Give
+            the last one unresolved: ``state`` keeps it, and it holds on any machine.
         max_tokens: Most tokens of a caption, special ones included. SLAP uses 128, LAION-CLAP 77 (slap spec §2).
 
     Raises:
@@ -219,8 +232,16 @@ class HFTokenizer:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
     def state(self) -> dict[str, Any]:
-        """Plain values from which :func:`tokenizer_from_state` rebuilds the tokenizer."""
+        """Plain values from which :func:`tokenizer_from_state` rebuilds the tokenizer; the source stays as given."""
         return {"kind": "hf", "name_or_path": self.name_or_path, "max_tokens": self.max_tokens}
+
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer's content: vocabulary, rules, special tokens and ``max_tokens``, but not its path."""
+        content = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        # Both are set anew by every call.
+        del content["truncation"], content["padding"]
+        sides = {name: getattr(self._tokenizer, name) for name in ("padding_side", "truncation_side")}
+        return _digest({"kind": "hf", "max_tokens": self.max_tokens, "content": content, **sides})
 
 
 def _content(encoding: Any) -> int:

@@ -8,6 +8,7 @@ from byol_ext.training.loop import Evaluate, FitResult, Monitor, fit
 from byol_ext.training.optim import adamw, parameter_groups
 from byol_ext.training.run import Run, plain
 from byol_ext.training.source import Batch, EpochSource, LoaderSource, ResumableSampler, Source, rank_and_world
+from byol_ext.training.trainable import Trainable, TwoStage
 
 __all__ = [
     "Accumulator",
@@ -22,6 +23,8 @@ __all__ = [
     "Run",
     "Source",
     "TrainConfig",
+    "Trainable",
+    "TwoStage",
     "Window",
     "adamw",
     "average_gradients",

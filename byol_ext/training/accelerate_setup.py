@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType, ProjectConfiguration
 from torch import nn
 
 from byol_ext.bootstrap import Branch
+from byol_ext.heads import WindowBatchNorm2d
 from byol_ext.training.config import TrainConfig
 from byol_ext.training.optim import adamw
 from byol_ext.training.run import Run
@@ -79,12 +80,22 @@ def prepare_model(
     Cached accumulation averages gradients itself, so its model gets no wrapper.
 
     Raises:
-        ValueError: If cached accumulation meets a wrapper that it does not know, such as FSDP.
+        ValueError: Under FSDP1, if cached accumulation meets a wrapper that it does not know, such as FSDP2, or if
+            BatchNorm cannot be synchronised on the device.
     """
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 is not supported: its flat parameters hide the target's weights from the moving average; use "
+            "fsdp_version: 2 in Accelerate's configuration, or data parallel"
+        )
+    if config.sync_batchnorm and accelerator.device.type != "cuda":
+        raise ValueError(
+            f"sync_batchnorm needs CUDA, and this trains on {accelerator.device.type}; set sync_batchnorm=False"
+        )
     model.to(accelerator.device)
     world = accelerator.num_processes
-    if config.sync_batchnorm and world > 1 and accelerator.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.sync_batchnorm and world > 1:
+        synchronize_batch_norms(model)
     elif world > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         logger.warning("BatchNorm statistics are local to each of the %d processes", world)
     built = optimizer(model) if optimizer is not None else adamw(model, config, accelerator.device)
@@ -98,6 +109,44 @@ def prepare_model(
     if world > 1:
         broadcast_state(model)
     return model, cast(AcceleratedOptimizer, accelerator.prepare_optimizer(built))
+
+
+def refuse_unsharded_calls(accelerator: Accelerator, *, evaluates: bool, monitors: bool) -> None:
+    """Refuse what FSDP2 cannot do: parts of a model called on the first process alone.
+
+    Sharded weights are gathered only in the model's own ``forward``, by all processes together; ``embed`` does neither.
+
+    Args:
+        accelerator: The processes.
+        evaluates: Whether the training is to be evaluated on the way.
+        monitors: Whether it is to be monitored.
+
+    Raises:
+        ValueError: If either is asked for under FSDP.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP and (evaluates or monitors):
+        raise ValueError(
+            "evaluation and monitors call the model on the first process alone, which cannot work while FSDP spreads "
+            "its weights; set evaluate_every=0 and monitor_every=0 and evaluate the checkpoints afterwards"
+        )
+
+
+def synchronize_batch_norms(model: nn.Module) -> None:
+    """Let each BatchNorm below a model take its statistics over all processes, in place.
+
+    A :class:`byol_ext.heads.WindowBatchNorm2d` stays one, since models address it by name: ``window`` covers all
+    processes already, ``frozen`` has no batch statistics, and ``batch`` becomes ``window``.
+
+    Args:
+        model: The model; itself no BatchNorm.
+    """
+    for name, child in list(model.named_children()):
+        if isinstance(child, WindowBatchNorm2d):
+            child.mode = "window" if child.mode == "batch" else child.mode
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            synchronize_batch_norms(child)
 
 
 def broadcast_state(model: nn.Module, *, buffers_only: bool = False) -> None:

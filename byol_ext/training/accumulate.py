@@ -18,21 +18,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from byol_ext.bootstrap import Bootstrap, Ctx, Encoded, Out
+from byol_ext.bootstrap import Ctx, Encoded, Out
 from byol_ext.heads import WindowBatchNorm2d
 from byol_ext.training.rng_state import set_torch_state, torch_state
-from byol_ext.training.source import Batch, concatenate
+from byol_ext.training.source import Batch, concatenate, rebuilt
+from byol_ext.training.trainable import Trainable, TwoStage, Views
 
-Views = dict[str, Any]
 Prepare = Callable[[Batch, int], tuple[Views, Ctx]]
-"""From a batch on the device and the step's index to views and context: mel spectrograms, augmentation."""
+"""From a batch on the device and the step's index to views and context: mel spectrograms, augmentation.
+
+The graph is batch-major: the first dim of each view, mask and per-sample datum is the sample, which is what counts
+samples, weights micro-batches and cuts them apart. A batch that comes time-major, ``[T, B, ...]``, is transposed here.
+A view may have a multiple of the batch's rows, such as several crops of each sample, those of a sample side by side.
+"""
 
 _BUCKET_BYTES = 25 * 2**20
 
@@ -79,31 +84,39 @@ class Accumulator:
 
     Args:
         accelerator: Device, precision and processes.
-        model: The model itself.
+        model: The model itself, an ``nn.Module``; a :class:`byol_ext.training.TwoStage` one where the mode or a
+            windowed norm needs it.
         wrapped: What to call for a naive forward: the model, or the model in its data-parallel wrapper.
         prepare: Device-side transforms.
         mode: ``naive`` or ``cached``.
         steps: Micro-batches of a window.
 
     Raises:
-        ValueError: If the mode would give other gradients than the full batch; the message says why.
+        ValueError: If the mode would give other gradients than the full batch, or the model lacks what it needs; the
+            message says why.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        model: Bootstrap,
+        model: Trainable,
         wrapped: nn.Module,
         *,
         prepare: Prepare,
         mode: Literal["naive", "cached"],
         steps: int,
     ) -> None:
-        self.accelerator, self.model, self.wrapped = accelerator, model, wrapped
+        self.accelerator, self.wrapped = accelerator, wrapped
+        self.model, self.module, self._stages = model, cast(nn.Module, model), cast(TwoStage, model)
         self.prepare, self.mode, self.steps = prepare, mode, steps
         self.world = accelerator.num_processes
-        norms = [m for m in model.modules() if isinstance(m, WindowBatchNorm2d) and m.mode == "window"]
+        norms = [m for m in self.module.modules() if isinstance(m, WindowBatchNorm2d) and m.mode == "window"]
         self.windowed = bool(norms) and (steps > 1 or self.world > 1)
+        if (mode == "cached" or self.windowed) and not isinstance(model, TwoStage):
+            raise ValueError(
+                f"cached accumulation and windowed norms need encode, objective, begin_window and end_window, which "
+                f"{type(model).__name__} lacks; use accumulate='naive' without windowed norms"
+            )
         if steps > 1:
             check_exact(model, mode)
 
@@ -133,19 +146,19 @@ class Accumulator:
         return first * self.steps * self.world
 
     @contextmanager
-    def _norms(self, micro_views: list[Views]) -> Iterator[None]:
-        self.model.begin_window(micro_views)
+    def _norms(self, micro_views: list[Views], step: int) -> Iterator[None]:
+        self._stages.begin_window(micro_views, step)
         try:
             yield
         finally:
-            self.model.end_window()
+            self._stages.end_window()
 
     def _naive(self, batches: Iterator[Batch], step: int) -> Window:
         # Windowed input norms look at all micro-batches first; otherwise one is held at a time.
         ready = [self._next(batches, step) for _ in range(self.steps if self.windowed else 1)]
         nominal = self._nominal(ready[0][2])
         sums = _Sum()
-        with self._norms([views for views, _, _ in ready]) if self.windowed else nullcontext():
+        with self._norms([views for views, _, _ in ready], step) if self.windowed else nullcontext():
             for index in range(self.steps):
                 views, ctx, samples = ready.pop(0) if ready else self._next(batches, step)
                 last = index == self.steps - 1
@@ -161,12 +174,12 @@ class Accumulator:
         micro = [self._next(batches, step) for _ in range(self.steps)]
         nominal = self._nominal(micro[0][2])
         device, sums = self.accelerator.device, _Sum()
-        with self._norms([views for views, _, _ in micro]) if self.windowed else nullcontext():
+        with self._norms([views for views, _, _ in micro], step) if self.windowed else nullcontext():
             states, parts = [], []
             for views, _, _ in micro:
                 states.append(torch_state(device))
                 with torch.no_grad(), self.accelerator.autocast():
-                    parts.append(self.model.encode(views, step))
+                    parts.append(self._stages.encode(views, step))
             joined = Encoded(
                 {view: y.requires_grad_() for view, y in concatenate([part.online for part in parts]).items()},
                 concatenate([part.target for part in parts]),
@@ -174,61 +187,77 @@ class Accumulator:
             ctx = join_contexts([ctx for _, ctx, _ in micro])
             samples = sum(size for _, _, size in micro)
             with self.accelerator.autocast():
-                out = self.model.objective(joined, ctx, step)
+                out = self._stages.objective(joined, ctx, step)
             self.accelerator.backward(out.loss * (samples * self.world / nominal))
             sums.add(out, samples)
             self._replay([views for views, _, _ in micro], joined, states, step)
         if self.world > 1:
-            average_gradients(list(self.model.parameters()), self.world)
+            average_gradients(list(self.module.parameters()), self.world)
         return sums.window(nominal, out)
 
     def _replay(self, micro_views: list[Views], joined: Encoded, states: list[Any], step: int) -> None:
         """Send the gradient of the joined representations through each micro-batch's encoders."""
         device = self.accelerator.device
-        after, buffers, start = torch_state(device), BufferGuard(self.model), 0
+        after, buffers = torch_state(device), BufferGuard(self.module)
+        start = dict.fromkeys(joined.online, 0)
         for views, state in zip(micro_views, states, strict=True):
             set_torch_state(state, device)
-            stop = start + batch_size(views)
             with self.accelerator.autocast():
-                online = self.model.encode(views, step, target=False).online
-            pairs = [
-                (y, joined.online[view].grad[start:stop])  # type: ignore[index]
-                for view, y in online.items()
-                if y.requires_grad and joined.online[view].grad is not None
-            ]
+                online = self._stages.encode(views, step, target=False).online
+            pairs = []
+            for view, y in online.items():
+                grad, first = joined.online[view].grad, start[view]
+                start[view] += len(y)
+                if y.requires_grad and grad is not None:
+                    pairs.append((y, grad[first : start[view]]))
             if pairs:
                 torch.autograd.backward([y for y, _ in pairs], [grad for _, grad in pairs])
-            start = stop
         set_torch_state(after, device)
         # The first pass has already counted these batches in the encoders' running statistics.
         buffers.restore()
 
 
 class BufferGuard:
-    """A copy of a model's buffers (running statistics) to go back to.
+    """A copy of a model's buffers (running statistics) to go back to, also where a module rebinds them.
 
     Args:
         model: The model; the copy is taken at once.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._buffers = list(model.buffers())
-        self._saved = [buffer.detach().clone() for buffer in self._buffers]
+        self._model = model
+        self._saved: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
+        self.save()
 
     @torch.no_grad()
     def save(self) -> None:
         """Take the copy again."""
-        for saved, buffer in zip(self._saved, self._buffers, strict=True):
-            saved.copy_(buffer)
+        before, self._saved = self._saved, {}
+        for key, buffer in self._now():
+            own, copy = before.get(key, (None, None))
+            if own is buffer and copy is not None and copy.shape == buffer.shape:
+                copy.copy_(buffer)
+            else:
+                copy = buffer.detach().clone()
+            self._saved[key] = buffer, copy
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the copied values back."""
-        for saved, buffer in zip(self._saved, self._buffers, strict=True):
-            buffer.copy_(saved)
+        """Put the copied values back, into the tensors that they were copied from."""
+        for (module, name), buffer in self._now():
+            if (module, name) not in self._saved:
+                setattr(module, name, None)  # it was None
+            elif buffer is not self._saved[module, name][0]:
+                setattr(module, name, self._saved[module, name][0])
+        for buffer, copy in self._saved.values():
+            buffer.copy_(copy)
+
+    def _now(self) -> list[tuple[tuple[nn.Module, str], Tensor]]:
+        modules = list(self._model.modules())
+        return [((module, name), buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
 
 
-def check_exact(model: Bootstrap, mode: Literal["naive", "cached"]) -> None:
+def check_exact(model: Trainable, mode: Literal["naive", "cached"]) -> None:
     """Refuse a mode whose gradients would silently differ from the full batch's (core-ssl I5, slap 8).
 
     Args:
@@ -315,20 +344,38 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return rebuilt(value, [to_device(item, device) for item in value])
     return value
 
 
 def batch_size(views: Mapping[str, Any]) -> int:
-    """Length of the first dim of the first tensor among the views.
+    """Samples of a batch: the first dim of the first tensor of each view, the smallest if some have a multiple of it.
 
     Raises:
-        ValueError: If there is no tensor, or it has no rows.
+        ValueError: If there is no tensor, a view has no rows, or the views' rows are not multiples of the smallest.
+
+    Example:
+        >>> batch_size({"global": torch.zeros(4, 3), "crops": torch.zeros(8, 3)})
+        4
     """
-    for value in views.values():
-        if isinstance(value, Mapping):
-            return batch_size(value)
-        if isinstance(value, Tensor) and value.ndim:
-            if not len(value):
-                raise ValueError("prepare() returned views without rows")
-            return len(value)
-    raise ValueError(f"prepare() must return views that hold tensors, got {sorted(views)}")
+    rows = {view: count for view, value in views.items() if (count := _rows(value)) is not None}
+    if not rows:
+        raise ValueError(f"prepare() must return views that hold tensors, got {sorted(views)}")
+    smallest = min(rows.values())
+    if not smallest:
+        raise ValueError("prepare() returned views without rows")
+    if any(count % smallest for count in rows.values()):
+        raise ValueError(
+            f"the views' first dims {rows} cannot all be the batch; prepare() must return batch-major views "
+            "[B, ...], of which some may have a multiple of B rows"
+        )
+    return smallest
+
+
+def _rows(value: Any) -> int | None:
+    """Length of the first dim of the first tensor; ``None`` if there is none."""
+    if isinstance(value, Mapping):
+        counts = (_rows(item) for item in value.values())
+        return next((count for count in counts if count is not None), None)
+    return len(value) if isinstance(value, Tensor) and value.ndim else None

@@ -50,6 +50,8 @@ class TrainConfig:
     predictor_lr_scale: float = 1.0
     """Factor on the learning rate of the model's predictors: above 1 they follow the projections faster, which keeps
     more directions of the latent space in use."""
+    predictor_lr_schedule: Literal["same", "const"] = "same"
+    """Learning rate of the predictors over time: the schedule, or without warm-up and decay (SimSiam's fixed rate)."""
     warmup: float = 0.1
     """Fraction of the steps with linear warm-up (SLAP 4.3)."""
     schedule: Literal["cosine", "const"] = "cosine"
@@ -65,7 +67,7 @@ class TrainConfig:
     compile: bool = False
     """Whether to torch.compile the encoders."""
     sync_batchnorm: bool = False
-    """Whether BatchNorm takes its statistics over all processes (CUDA only)."""
+    """Whether BatchNorm takes its statistics over all processes; an error on the CPU."""
     find_unused_parameters: bool = False
     """DistributedDataParallel's flag: needed where a step leaves parameters out, as alternating plans do."""
     log_every: int = 10

@@ -15,8 +15,12 @@ import torch
 _PACKAGES = ("byol_ext", "torch", "transformers", "accelerate", "numpy", "torchaudio")
 
 
-def environment() -> dict[str, Any]:
-    """Versions, device, git revision and time, for ``results.json`` and checkpoints."""
+def environment(device: torch.device | str | None = None) -> dict[str, Any]:
+    """Versions, device, git revision and time, for ``results.json`` and checkpoints.
+
+    Args:
+        device: What computed; default: CUDA where PyTorch sees it.
+    """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -25,7 +29,7 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "versions": versions,
-        "device": device_name(),
+        "device": device_name(device),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "git": git_revision(),
@@ -33,10 +37,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-def device_name() -> str:
-    """The GPU's name, else the processor's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device | str | None = None) -> str:
+    """Name of the GPU or of the processor.
+
+    Args:
+        device: Which; default: CUDA where PyTorch sees it.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else []:
         if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""The training loop: ``fit`` runs any :class:`byol_ext.bootstrap.Bootstrap` on any source; it knows no recipe.
+"""The training loop: ``fit`` runs any :class:`byol_ext.training.Trainable` on any source; it knows no recipe.
 
 Order of a step (core-ssl 1.4): views -> online -> predictors -> target -> loss -> backward -> clip -> optimiser ->
 ``after_step``. A skipped step (fp16 overflow, non-finite loss or gradient) takes neither optimiser nor ``after_step``
@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,14 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 
-from byol_ext.bootstrap import Bootstrap, Out
+from byol_ext.bootstrap import Out
 from byol_ext.schedules import Schedule
 from byol_ext.training.accelerate_setup import (
     compile_encoders,
     deterministic_algorithms,
     make_accelerator,
     prepare_model,
+    refuse_unsharded_calls,
     start_trackers,
 )
 from byol_ext.training.accumulate import Accumulator, BufferGuard, Prepare, Window
@@ -40,6 +41,7 @@ from byol_ext.training.rng_state import preserved, seed_all
 from byol_ext.training.run import Run
 from byol_ext.training.signals import StopSignals
 from byol_ext.training.source import Batch, Source
+from byol_ext.training.trainable import Trainable
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class FitResult:
 
 
 def fit(
-    model: Bootstrap,
+    model: Trainable,
     source: Source,
     config: TrainConfig,
     *,
@@ -93,8 +95,11 @@ def fit(
     Call it in one process, or in each process of ``torchrun`` / ``accelerate launch``; the source then yields this
     process' batches. It seeds the global generators with (seed, rank); models are built, and seeded, before.
 
+    Several processes means data parallel. FSDP1 is refused. FSDP2 (Accelerate's ``fsdp_version: 2``) takes naive
+    accumulation only, allows neither monitors nor evaluation on the way, and was tested on CPU processes, not on GPUs.
+
     Args:
-        model: The model; it is moved to the device and left in training mode there.
+        model: The model, an ``nn.Module``; it is moved to the device and left in training mode there.
         source: Endless batches; its state goes into the checkpoints.
         config: How to train.
         prepare: ``(batch on the device, step) -> (views, Ctx)``: mel spectrograms, augmentation; called without
@@ -104,7 +109,7 @@ def fit(
         evaluate: Called every ``config.evaluate_every`` steps; its values are logged as ``eval/<name>``.
         resume: Whether to continue from the run's newest complete checkpoint; without one, training starts anew.
         optimizer: Builds the optimiser; default: AdamW (:func:`byol_ext.training.adamw`). A group's
-            ``lr_scale`` multiplies the schedule.
+            ``lr_scale`` multiplies the schedule; with a true ``constant_lr`` it multiplies the peak rate instead.
         unit: What the rate counts.
         headline: Key of the log record to show in the progress bar.
 
@@ -112,16 +117,24 @@ def fit(
         How it ended.
 
     Raises:
+        TypeError: If the model is no ``nn.Module``.
         FileExistsError: If the run has checkpoints and ``resume`` is false.
         ValueError: If accumulation would not be exact, no limit is set, the source ends, or the run's configuration
             or data differ when resuming.
         FloatingPointError: If loss or gradients are not finite for ``config.nan_patience`` consecutive steps.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"fit trains an nn.Module, got a {type(model).__name__}")
     total = total_steps(config, source)
     newest = latest_checkpoint(run.checkpoints)
     if newest is not None and not resume:
         raise FileExistsError(f"{run.path} has checkpoints; resume the run, or choose another name")
     accelerator = make_accelerator(config, run)
+    refuse_unsharded_calls(
+        accelerator,
+        evaluates=evaluate is not None and config.evaluate_every > 0,
+        monitors=bool(monitors) and config.monitor_every > 0,
+    )
     seed_all(config.seed, accelerator.process_index)
     with deterministic_algorithms(config.deterministic), StopSignals() as stop:
         model.train()
@@ -181,11 +194,16 @@ class _Trainer:
         self.rate_step, self.rate_samples = self.counters.step, self.counters.samples
         self.began = began - self.counters.seconds
         interrupted = None
-        batches = self._timed(iter(self.state.source))
-        while self.counters.step < self.total and interrupted is None:
-            interrupted = self._step(batches)
-            if self.counters.step % self.config.checkpoint_every == 0 and self.counters.step < self.total:
-                self.state.save()
+        batches = iter(self.state.source)
+        timed = self._timed(batches)
+        try:
+            while self.counters.step < self.total and interrupted is None:
+                interrupted = self._step(timed)
+                if self.counters.step % self.config.checkpoint_every == 0 and self.counters.step < self.total:
+                    self.state.save()
+        finally:
+            if isinstance(batches, Generator):
+                batches.close()  # its loader's workers would else live as long as the traceback of an error
         checkpoint = self.state.save()
         if self.accelerator.is_main_process:
             self.run_dir.write_card()
@@ -224,14 +242,15 @@ class _Trainer:
             torch._foreach_mul_(grads, window.nominal / samples)
         lr = self.lr(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+            rate = self.config.lr if group.get("constant_lr") else lr
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         if self.accelerator.num_processes == 1:
             loss, norm = torch.stack([loss, norm.to(loss)]).tolist()  # one synchronisation with the device
         else:
             loss, norm = float(loss), float(norm)
         taken = self._update(loss, norm, step, window)
-        values = self.model.after_step(step) if taken else {}
+        values = self.accumulator.model.after_step(step) if taken else {}
         self.optimizer.zero_grad(set_to_none=True)
         self.counters.step += 1
         self.counters.samples += samples

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
+from torch import nn
 
-from byol_ext.bootstrap import Bootstrap
 from byol_ext.training import rng_state
 from byol_ext.training.accelerate_setup import broadcast_state
 from byol_ext.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint, tidy
@@ -59,7 +59,7 @@ class TrainState:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: Bootstrap,
+        model: nn.Module,
         optimizer: AcceleratedOptimizer,
         source: Source,
         config: TrainConfig,
@@ -69,7 +69,8 @@ class TrainState:
         self.source, self.config, self.run = source, config, run
         self.counters = Counters()
         self._saved: tuple[int, Path | None] = (-1, None)
-        self._environment = environment()
+        run.device = accelerator.device
+        self._environment = environment(accelerator.device)
 
     def save(self) -> Path | None:
         """Write a checkpoint; weights that are not finite are not written.
@@ -160,7 +161,7 @@ class TrainState:
             rng_state.restore(own["rng"], self.accelerator.device)
         else:
             own = processes[0]
-            if any(other["source"] != own["source"] for other in processes):
+            if not all(equal_states(other["source"], own["source"]) for other in processes):
                 raise ValueError(
                     f"the run had {len(processes)} processes, each with a source of its own; resume with as many"
                 )
@@ -215,11 +216,29 @@ class TrainState:
         }
 
 
+def equal_states(a: Any, b: Any) -> bool:
+    """Whether two states of numbers, strings, tensors, and lists, tuples and dicts of these, are equal.
+
+    Example:
+        >>> equal_states({"order": torch.ones(2)}, {"order": torch.ones(2)})
+        True
+    """
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        both = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        return both and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal_states(value, b[key]) for key, value in a.items())
+    if isinstance(a, (list, tuple)) and type(a) is type(b):
+        return len(a) == len(b) and all(equal_states(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], *, free: tuple[str, ...] = ()) -> None:
     """Refuse to continue a run with another configuration or other data.
 
     Limits and intervals (``RESUMABLE``) may differ, wherever the run's configuration holds a :class:`TrainConfig`, and
-    so may the keys in ``free``. Another git revision warns.
+    so may the keys in ``free``. A field of :class:`TrainConfig` that the checkpoint is too old to know had its default.
+    Another git revision warns.
 
     Args:
         saved: ``meta`` of the checkpoint.
@@ -234,10 +253,14 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any], *, free: tuple[st
             f"the run was trained on the data {saved['fingerprint']!r}, but this is {now['fingerprint']!r}; resume on "
             "the run's data, or start a new run"
         )
-    differing = _differences(saved["train"], now["train"], allowed=set(RESUMABLE), free=())
+    defaults = json_value(plain(TrainConfig()))
+    differing = _differences(defaults | saved["train"], now["train"], allowed=set(RESUMABLE), free=())
     old, new = flatten(saved["config"]), flatten(now["config"])
     prefixes = [key.removesuffix("nan_patience") for key in new if key.split(".")[-1] == "nan_patience"]
     allowed = {prefix + name for prefix in prefixes for name in RESUMABLE}
+    for prefix in prefixes:
+        if f"{prefix}nan_patience" in old:
+            old = {f"{prefix}{name}": value for name, value in defaults.items()} | old
     differing += [line for line in _differences(old, new, allowed=allowed, free=free) if line not in differing]
     if differing:
         raise ValueError(

@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from byol_ext.training.checkpoint import latest_checkpoint, list_checkpoints
@@ -39,6 +40,7 @@ class Run:
         config: The resolved configuration as plain YAML values.
         resume_command: Shell command that continues the run.
         free: Dotted configuration keys (or prefixes of them) that may change when the run is resumed.
+        device: Where it trains, as soon as ``fit`` knows.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Run:
     ) -> None:
         self.path, self.recipe, self.config = Path(path), recipe, config
         self.resume_command, self.free = resume_command, free
+        self.device: torch.device | None = None
         self.writes = rank_and_world()[0] == 0
 
     @classmethod
@@ -164,6 +167,7 @@ class Run:
         *,
         controls: Mapping[str, Any] | None = None,
         protocol: Mapping[str, Any] | None = None,
+        device: torch.device | str | None = None,
     ) -> Path:
         """Write ``results.json`` (design 10) and the card.
 
@@ -171,6 +175,8 @@ class Run:
             metrics: Flat names to numbers.
             controls: Results of the controls: random initialisation, shuffled captions, chance.
             protocol: How it was measured: N, seeds, pools.
+            device: Where it was measured; default: where the run trained in this process, else what its configuration
+                says, else CUDA where PyTorch sees it.
 
         Returns:
             Path of ``results.json``.
@@ -182,7 +188,7 @@ class Run:
                 "metrics": metrics,
                 "controls": controls or {},
                 "protocol": protocol or {},
-                "environment": environment(),
+                "environment": environment(device if device is not None else self._device()),
             }
             _replace(path, json.dumps(json_value(results), indent=1) + "\n")
             self.write_card()
@@ -197,6 +203,12 @@ class Run:
         """Write ``README.md`` from what the directory holds."""
         if self.writes:
             _replace(self.path / "README.md", "\n".join(self._card()) + "\n")
+
+    def _device(self) -> torch.device | str | None:
+        if self.device is not None:
+            return self.device
+        configured = {str(v) for k, v in flatten(self.config).items() if k.split(".")[-1] == "device"}
+        return "cpu" if configured == {"cpu"} else None
 
     def _card(self) -> list[str]:
         results, records, newest = self.results(), self.metrics(), self.latest
@@ -214,7 +226,7 @@ class Run:
         if figures:
             lines += ["", "## Figures", "", *[f"![{f.stem}](figures/{f.name})" for f in figures]]
         lines += ["", "## Configuration", "", "```yaml", yaml.safe_dump(self.config, sort_keys=False).rstrip(), "```"]
-        where = results["environment"] if results is not None else environment()
+        where = results["environment"] if results is not None else environment(self._device())
         return [*lines, "", "## Environment", "", *_table(flatten(where))]
 
 

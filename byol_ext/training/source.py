@@ -6,10 +6,13 @@ each rank takes a contiguous slice of it, so two processes with batch ``b`` see 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence, Sized
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,7 +33,7 @@ class Source(Protocol):
     """
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the current position on, without end."""
+        """Batches from the current position on, without end; a generator is closed when the training ends."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -267,7 +270,16 @@ class LoaderSource:
         self.wait_seconds, self._started = 0.0, time.perf_counter()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from the current position on; closing the iterator stops the workers."""
+        """Batches from the current position on; closing the iterator, or leaving the program, stops the workers."""
+        batches = self._batches()
+        if self._loader.num_workers:
+            close = partial(_close, weakref.ref(batches))
+            # Handlers run last in, first out: before multiprocessing's, which would wait for workers for ever.
+            atexit.register(close)
+            weakref.finalize(batches, atexit.unregister, close).atexit = False
+        return batches
+
+    def _batches(self) -> Generator[Batch, None, None]:
         # An own generator: the loader draws its workers' base seed from it, not from the global state.
         self._generator.manual_seed(hash((self.sampler.seed, self.sampler.rank, self.sampler.position)) & 0xFFFFFFFF)
         loader = iter(self._loader)
@@ -297,17 +309,26 @@ def _fingerprint(dataset: Dataset[Any]) -> str:
     return f"{type(dataset).__name__}[{len(dataset) if isinstance(dataset, Sized) else '?'}]"
 
 
+def _close(batches: weakref.ref[Generator[Batch, None, None]]) -> None:
+    """Close an iterator that is still there; its loader goes with it, and stops its workers."""
+    alive = batches()
+    if alive is not None:
+        alive.close()
+
+
 def _shield_worker(worker_id: int) -> None:
     """Let the trainer decide when to stop: Ctrl-C and a group-wide SIGTERM reach the workers too.
 
-    A worker ignores Ctrl-C and the first SIGTERM; a second one ends it.
+    A worker ignores Ctrl-C and the first SIGTERM; a second one ends it. It ends by itself when its loader goes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Join the values of micro-batches: tensors and lists along the batch, mappings key by key, equal values kept.
+    """Join the values of micro-batches: tensors and lists along the batch, mappings and tuples item by item.
+
+    Equal values without a batch dimension are kept.
 
     Raises:
         ValueError: If the parts differ in type or keys, or are values of another kind that are not equal.
@@ -329,7 +350,19 @@ def concatenate(parts: Sequence[Any]) -> Any:
         return {key: concatenate([part[key] for part in parts]) for key in first}
     if isinstance(first, list):
         return [item for part in parts for item in part]
+    if isinstance(first, tuple) and all(len(part) == len(first) for part in parts):
+        return rebuilt(first, [concatenate(items) for items in zip(*parts, strict=True)])
     return _equal(parts)
+
+
+def rebuilt(like: Any, items: Sequence[Any]) -> Any:
+    """A list, tuple or named tuple of the type of another.
+
+    Example:
+        >>> rebuilt((1, 2), [3, 4])
+        (3, 4)
+    """
+    return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
 
 
 def _equal(parts: Sequence[Any]) -> Any:

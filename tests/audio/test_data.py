@@ -1,6 +1,7 @@
 """Items, batches and the account of bad samples; training rows of the bad-input table of slap spec §10 (T12)."""
 
 import io
+import json
 import logging
 
 import numpy as np
@@ -21,6 +22,7 @@ from byol_ext.audio.data import (
     WebDatasetShards,
     collate,
     read_errors_jsonl,
+    write_errors_jsonl,
     write_shards,
 )
 from byol_ext.audio.waves import fill_clip
@@ -144,6 +146,31 @@ def test_captions_are_normalised_and_emptied_ones_dropped():
         dataset([sample(0, captions=("b",))], normalize=lambda text: "", on_bad="raise")[0]
 
 
+def refuses(text: str) -> str:
+    """A normal form that, like ``byol_ext.text.normalize_caption``, raises for a caption without visible letters."""
+    if not text.strip("\u200b\x00 "):
+        raise ValueError(f"caption is empty ({text!r})")
+    return text.strip()
+
+
+def test_a_caption_that_normalisation_refuses_is_dropped():
+    data = dataset([sample(0, captions=("\u200b", " a ", "\x00"))], normalize=refuses, train=False)
+    assert data[0]["captions"] == data.captions(0) == ["a"]
+    assert data[0]["caption"] == "a"
+    assert dataset([sample(0, captions=("\x00",))], normalize=refuses).captions(0) == []
+
+
+def test_a_sample_whose_captions_are_all_refused_is_bad():
+    samples = [sample(0, captions=("\u200b", "\x00")), sample(1)]
+    item = dataset(samples, normalize=refuses)[0]
+    assert (item["key"], item["bad"]) == ("s1", {"caption_empty": 1})
+    reported = dataset(samples, normalize=refuses, train=False)[0]
+    assert "audio" not in reported
+    assert reported["bad"] == {"caption_empty": 1}
+    with pytest.raises(BadCaption, match="caption_empty"):
+        dataset(samples, normalize=refuses, on_bad="raise")[0]
+
+
 def test_row_over_full_scale_is_clipped_only_with_int16():
     loud = 20 * noise(1.0)
     assert np.abs(dataset([sample(0, loud)])[0]["audio"]).max() > 1
@@ -244,6 +271,48 @@ def test_ledger_logs_each_cause_once_and_writes_errors(tmp_path, caplog):
     other = BadSampleLedger()
     other.load_state_dict(ledger.state_dict())
     assert (other.seen, other.bad, other.entries) == (ledger.seen, ledger.bad, ledger.entries)
+
+
+def bad_batch(*keys: str, cause: str = "silent") -> dict:
+    errors = [{"key": key, "cause": cause, "message": f"{key}: {cause}"} for key in keys]
+    return {"seen": 100, "bad": {cause: len(keys)}, "errors": errors, "silent": 1}
+
+
+def test_ledger_logs_a_cause_once_within_a_batch_and_after_a_resume(caplog):
+    ledger = BadSampleLedger()
+    with caplog.at_level(logging.WARNING):
+        ledger.update(bad_batch("a", "b", "c"))
+        assert [record.message for record in caplog.records if "logged once for" in record.message] == [
+            "bad sample, logged once for silent: a: silent"
+        ]
+        caplog.clear()
+        resumed = BadSampleLedger()
+        resumed.load_state_dict(json.loads(json.dumps(ledger.state_dict())))
+        resumed.update(bad_batch("d"))
+        assert caplog.records == []
+        resumed.update(bad_batch("a", "b", cause="missing"))
+    assert [record.message.split(":")[0] for record in caplog.records] == ["bad sample, logged once for missing"]
+    assert dict(resumed.bad) == {"silent": 4, "missing": 2}
+
+
+def test_ledger_adds_to_the_errors_of_an_earlier_part_of_the_run(tmp_path):
+    path = tmp_path / "errors.jsonl"
+    earlier = {"key": "z", "cause": "missing", "message": "z: missing", "shard": "000000.tar"}
+    write_errors_jsonl(path, [earlier, {"key": "a", "cause": "silent", "message": "a: silent"}])
+    ledger = BadSampleLedger()
+    ledger.update(bad_batch("a", "b"))
+    ledger.update(bad_batch("z", cause="truncated"))
+    for _ in range(2):
+        ledger.write(path)
+        entries = read_errors_jsonl(path)
+        assert entries[0] == earlier
+        assert [(entry["key"], entry["cause"]) for entry in entries] == [
+            ("z", "missing"),
+            ("a", "silent"),
+            ("b", "silent"),
+            ("z", "truncated"),
+        ]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_too_many_bad_samples_stop_the_run_late_in_large_sets_and_at_the_end_in_small_ones():

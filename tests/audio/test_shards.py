@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from byol_ext.audio.decode import BadAudio
 from byol_ext.audio.packing import read_errors_jsonl, write_errors_jsonl, write_shards
 from byol_ext.audio.samples import AudioTextSample, BadCaption, SampleList
 from byol_ext.audio.shards import WebDatasetShards, expand_braces
+from byol_ext.audio.tonecaps import ToneCapsSource
 
 sf = pytest.importorskip("soundfile", reason="pip install 'byol_ext[slap]'")
 SR = 8_000
@@ -381,3 +383,17 @@ def test_errors_jsonl(tmp_path):
     (tmp_path / "errors.jsonl").write_text("{}\n{\n")
     with pytest.raises(ValueError, match=r"errors\.jsonl:2"):
         read_errors_jsonl(tmp_path)
+
+
+def test_the_webdataset_package_reads_the_same_pairs(tmp_path):
+    webdataset = pytest.importorskip("webdataset", reason="pip install '.[dev]'")
+    source = ToneCapsSource("val")
+    write_shards(source, tmp_path, sr=16_000)
+    ours = WebDatasetShards(tmp_path)
+    theirs = {item["__key__"]: item for item in webdataset.WebDataset(str(tmp_path / "000000.tar"), shardshuffle=False)}
+    assert len(theirs) == len(ours) == len(source)
+    for index in (0, 13, 26):
+        sample = ours[index]
+        item = theirs[Path(sample.filename).stem]
+        assert item["flac"] == sample.blob
+        assert tuple(json.loads(item["json"])["text"]) == sample.captions

@@ -109,3 +109,24 @@ def test_vicreg_worked_example():
         vicreg(z[:1])
     with pytest.raises(ValueError, match="at least two rows"):
         vicreg(z[:, :1])
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: infonce_cross(a=z[0], b=z[1], scale=100.0),
+        lambda z: sigmoid_pairs(a=z[0], b=z[1], scale=100.0, bias=-10.0),
+        lambda z: nt_xent(z, temperature=0.05),
+        lambda z: vicreg(z),
+    ],
+    ids=["infonce", "sigmoid", "nt_xent", "vicreg"],
+)
+def test_c12_set_losses_are_float32_under_autocast(loss):
+    z = torch.randn(2, 16, 64)
+    reference, parts = loss(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, half_parts = loss(z)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, reference)
+    for name, part in parts.items():
+        assert torch.equal(half_parts[name], part)

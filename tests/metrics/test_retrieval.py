@@ -26,8 +26,8 @@ SCORES = torch.tensor(
 )
 
 
-def brute_force(score_QC: Tensor, query_ids: list[int], candidate_ids: list[int]) -> tuple[list[float], list[float]]:
-    """Expected best rank and AP@10 over all orders of ties, by Python loops over permutations of the candidates."""
+def brute_force(score_QC: Tensor, query_ids: list[int], candidate_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Best rank and AP@10 [Q, orders] in every order of ties, by Python loops over permutations of the candidates."""
     ranks, precisions = [], []
     for row, own in zip(score_QC.tolist(), query_ids, strict=True):
         best, ap = [], []
@@ -37,9 +37,9 @@ def brute_force(score_QC: Tensor, query_ids: list[int], candidate_ids: list[int]
             best.append(positions[0])
             hits = [(n + 1) / position for n, position in enumerate(positions) if position <= 10]
             ap.append(sum(hits) / min(10, len(positions)))
-        ranks.append(float(np.mean(best)))
-        precisions.append(float(np.mean(ap)))
-    return ranks, precisions
+        ranks.append(best)
+        precisions.append(ap)
+    return np.array(ranks), np.array(precisions)
 
 
 def test_hand_made_multi_caption_audio_to_text():
@@ -56,23 +56,34 @@ def test_hand_made_multi_caption_audio_to_text():
     assert metrics["MedR"] == 2.5
     assert metrics["MdNR"] == pytest.approx(100 * 2.5 / 6)
     assert metrics["MNR"] == pytest.approx(100 * 7.5 / 3 / 6)
-    assert metrics["MRR"] == pytest.approx(100 * (1 + 0.25 + 0.4) / 3)
+    assert metrics["MRR"] == pytest.approx(100 * (1 + 1 / 4 + (1 / 2 + 1 / 3) / 2) / 3)
+    assert ranking.metrics(ties="mid")["MRR"] == pytest.approx(100 * (1 + 1 / 4 + 1 / 2.5) / 3)
     assert metrics["tied"] == pytest.approx(100 / 3)
 
 
 def test_hand_made_text_to_audio_every_caption_is_a_query():
     ranking = rank_similarity(SCORES.T, query_ids_Q=OWNER, candidate_ids_C=torch.arange(3))
     assert ranking.ranks_Q.tolist() == [1.0, 3.0, 2.0, 3.0, 2.0, 1.0]
-    assert ranking.average_precision_Q.tolist() == pytest.approx([1, 1 / 3, 1 / 2, 1 / 3, 1 / 2, 1])
+    three_level = (1 + 1 / 2 + 1 / 3) / 3
+    assert ranking.average_precision_Q.tolist() == pytest.approx([1, 1 / 3, three_level, 1 / 3, 1 / 2, 1])
 
 
-def test_ranks_equal_brute_force_over_tie_orders():
-    generator = torch.Generator().manual_seed(3)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_metric_equals_brute_force_over_tie_orders(seed):
+    generator = torch.Generator().manual_seed(seed)
     owner = torch.tensor([0, 0, 1, 2, 2, 2, 1])
     scores = torch.randint(0, 3, (3, 7), generator=generator) / 4  # many ties
     ranking = rank_similarity(scores, query_ids_Q=torch.arange(3), candidate_ids_C=owner)
-    ranks, _ = brute_force(scores, [0, 1, 2], owner.tolist())
-    assert ranking.ranks_Q.tolist() == pytest.approx(ranks)
+    ranks, precisions = brute_force(scores, [0, 1, 2], owner.tolist())
+    assert ranking.ranks_Q.tolist() == pytest.approx(ranks.mean(axis=1))
+    assert ranking.average_precision_Q.tolist() == pytest.approx(precisions.mean(axis=1))
+    metrics = ranking.metrics(ks=(1, 2, 3))
+    for k in (1, 2, 3):
+        assert ranking.hits_Q(k).tolist() == pytest.approx((ranks <= k).mean(axis=1))
+        assert metrics[f"R@{k}"] == pytest.approx(100 * (ranks <= k).mean())
+    assert metrics["MRR"] == pytest.approx(100 * (1 / ranks).mean())
+    assert metrics["MedR"] == np.median(ranks)
+    assert metrics["MNR"] == pytest.approx(100 * ranks.mean() / 7)
 
 
 def test_average_precision_equals_brute_force_without_ties():
@@ -81,7 +92,7 @@ def test_average_precision_equals_brute_force_without_ties():
     scores = torch.randn(3, 7, generator=generator)
     ranking = rank_similarity(scores, query_ids_Q=torch.arange(3), candidate_ids_C=owner)
     _, precisions = brute_force(scores, [0, 1, 2], owner.tolist())
-    assert ranking.average_precision_Q.tolist() == pytest.approx(precisions)
+    assert ranking.average_precision_Q.tolist() == pytest.approx(precisions.mean(axis=1))
 
 
 def test_average_precision_divides_by_ten_when_there_are_more_captions():
@@ -110,13 +121,30 @@ def test_constant_embeddings_score_chance(scale):
     audio = scale * torch.randn(37).expand(20, 37)
     text = scale * torch.randn(37).expand(50, 37)
     both = retrieve(audio_ND=audio, text_MD=text, audio_of_text_M=owner)
+    flat = both.metrics()
     for ranking in (both.text_to_audio, both.audio_to_text):
-        got, chance = ranking.metrics(ties="expected"), ranking.chance()
-        assert got["tied"] == 100.0
-        assert got["MNR"] == pytest.approx(chance["MNR"])
+        got, chance = ranking.metrics(), ranking.chance()
+        assert got.pop("tied") == 100.0
+        assert got == pytest.approx(chance)
         for k in (1, 5, 10):
-            assert got[f"R@{k}"] == pytest.approx(chance[f"R@{k}"])
-        assert ranking.metrics()["R@1"] <= chance["R@1"]
+            assert 100 * float(ranking.hits_Q(k).mean()) == pytest.approx(chance[f"R@{k}"])
+        assert ranking.metrics(ties="mid")["R@1"] == 0.0
+    for key, value in flat.items():
+        for direction in ("text_to_audio", "audio_to_text"):
+            if f"/{direction}/chance/" in key:
+                assert flat[key.replace("/chance/", "/")] == pytest.approx(value), key
+
+
+def test_constant_embeddings_score_chance_under_slap_names():
+    compat = slap_compat_metrics(audio_ND=torch.ones(20, 3), text_MD=torch.ones(20, 3))
+    assert compat["retrieval/compat_slap/text_to_audio/R@5"] == pytest.approx(25)
+
+
+def test_options_of_ties_agree_without_ties():
+    ranking = retrieve(audio_ND=torch.randn(41, 8), text_MD=torch.randn(41, 8)).text_to_audio
+    assert ranking.metrics(ties="mid") == pytest.approx(ranking.metrics())
+    even = retrieve(audio_ND=torch.randn(40, 8), text_MD=torch.randn(40, 8)).text_to_audio
+    assert even.metrics()["MedR"] == even.metrics(ties="mid")["MedR"] == np.median(even.ranks_Q)
 
 
 def test_nearly_constant_embeddings_are_ties_not_luck():

@@ -49,6 +49,17 @@ def test_every_choice_is_reported_and_the_best_is_labelled():
     assert "zero_shot/ensemble/accuracy" in metrics
 
 
+def test_unbalanced_classes_show_the_majority_and_the_mean_recall():
+    labels = torch.tensor([0] * 8 + [1, 2])
+    audio = torch.eye(4)[[0] * 8 + [1, 0]]  # class 2 is taken for class 0; class 3 has no item
+    metrics = zero_shot_metrics(audio_ND=audio, text_TCD=torch.eye(4)[None], labels=labels)
+    assert metrics["zero_shot/majority/accuracy"] == 0.8
+    assert metrics["zero_shot/chance/accuracy"] == metrics["zero_shot/chance/balanced_accuracy"] == 0.25
+    assert metrics["zero_shot/ensemble/accuracy"] == 0.9
+    for choice in ("template_0", "mean", "ensemble", "best_of_1_on_test"):
+        assert metrics[f"zero_shot/{choice}/balanced_accuracy"] == pytest.approx(2 / 3)
+
+
 def test_multi_label_with_unknown_tags():
     generator = torch.Generator().manual_seed(0)
     text = torch.eye(6)[None]
@@ -57,6 +68,7 @@ def test_multi_label_with_unknown_tags():
     known = torch.rand(80, 6, generator=generator) < 0.7
     metrics = zero_shot_metrics(audio_ND=audio, text_TCD=text, labels=labels, known_NC=known)
     assert metrics["zero_shot/ensemble/auroc"] > 0.9
+    assert not any("accuracy" in key for key in metrics)
     assert metrics["zero_shot/chance/auroc"] == 0.5
     assert metrics["zero_shot/chance/mAP"] == pytest.approx(0.3, abs=0.08)
     assert metrics["zero_shot/chance/mAR"] == pytest.approx(0.61, abs=0.05)

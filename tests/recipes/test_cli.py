@@ -1,6 +1,7 @@
 """The command line: parsing, messages, exit codes, doctor, quickstart's report."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -68,6 +69,9 @@ def test_bad_options_exit_with_2(capsys, tmp_path):
     assert "lam=2.0 must lie in [0, 1]" in capsys.readouterr().err
     assert run("slap", "eval") == 2
     assert run("slap", "compare", "--arms", "slpa") == 2
+    assert run("slap", "compare", "--jobs", "0") == 2
+    assert run("doctor", "--jsn") == 2
+    assert run("slap", "--help") == 0
 
 
 def test_help_is_a_manual(capsys):
@@ -95,15 +99,20 @@ def test_train_then_eval_commands(config, tmp_path, capsys):
     assert run("slap", "eval", "--run", str(folder), "--out", str(tmp_path / "again"), "--json") == 0
     again = json.loads(capsys.readouterr().out)
     first = json.loads((folder / "results.json").read_text())
+    assert "train/samples_seen" in first["metrics"]
+    assert again["protocol"]["test"] == "tonecaps"
     for name, value in again["metrics"].items():
         assert value == pytest.approx(first["metrics"][name], abs=1e-6), name
     assert run("slap", "eval", "--run", str(folder), "--heads.dim", "8") == 2
+    assert run("slap", "eval", "--run", str(folder), "--loss.name", "clap-infonce") == 2
+    capsys.readouterr()
+    assert run("slap", "train", "--config", str(folder / "config.yaml"), "--resume") == 0
 
 
 def test_shard_command(tmp_path, capsys):
     assert run("slap", "shard", "tonecaps", str(tmp_path / "s"), "--split", "val", "--sample-rate", "16000") == 0
     assert list((tmp_path / "s").glob("*.tar"))
-    from recipes.slap_data import open_source
+    from recipes.slap_sources import open_source
 
     assert len(open_source(str(tmp_path / "s"), split="val")) == 27
 
@@ -121,6 +130,14 @@ def test_compare_prints_paired_intervals(config, tmp_path, capsys):
     stamp = (out / "slap" / "slap-seed0" / "results.json").stat().st_mtime_ns
     assert compare(config, arms=["slap", "clap-infonce"], seeds=[0], jobs=1, out=out) == 0
     assert (out / "slap" / "slap-seed0" / "results.json").stat().st_mtime_ns == stamp
+
+
+def test_compare_refuses_results_of_another_configuration(config, tmp_path):
+    folder = tmp_path / "slap" / "slap-seed0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain(replace(config, heads=replace(config.heads, dim=8)))))
+    with pytest.raises(ValueError, match=r"heads\.dim was 8, now 16"):
+        compare(config, arms=["slap"], seeds=[0], jobs=1, out=tmp_path)
 
 
 def test_quickstart_writes_report_and_results(config, tmp_path, monkeypatch, capsys):

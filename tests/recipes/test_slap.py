@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
 
 from byol_ext.audio.data import AudioTextSample, BadSampleLedger, SampleList, TooManyBadSamples
 from byol_ext.training import plain
 from recipes.slap import Prepare, build, build_inputs, caption_groups, load_run, scale_lr, train
-from recipes.slap_commands import report, train_and_evaluate
+from recipes.slap_commands import train_and_evaluate
 from recipes.slap_config import LossConfig, base, paper, tiny
-from recipes.slap_data import Splits, collate_rows, open_source, open_splits, training_rows, warm_captions
+from recipes.slap_data import Splits, collate_rows, open_splits, training_rows, warm_captions
 from recipes.slap_eval import embed_pairs
 from recipes.slap_model import FrontEnd, build_audio, build_text
+from recipes.slap_sources import open_source
 
 
 def weights(model):
@@ -156,8 +158,8 @@ def test_manifest_data_with_domains_and_shuffled_captions(config, manifest, tmp_
 
 
 def test_shuffled_captions_never_stay(config):
-    plain = open_splits(config.data, tags=("register",)).train
-    shuffled = open_splits(replace(config.data, shuffle_captions=True), tags=("register",)).train
+    plain = open_splits(config).train
+    shuffled = open_splits(replace(config, data=replace(config.data, shuffle_captions=True))).train
     assert len(shuffled) == len(plain)
     assert sorted(map(tuple, (shuffled.captions(i) for i in range(len(plain))))) == sorted(
         map(tuple, (plain.captions(i) for i in range(len(plain))))
@@ -174,7 +176,8 @@ def test_rows_without_a_partner(config, manifest, tmp_path):
     folder.mkdir()
     (folder / "x.wav").write_bytes((manifest.parent / "val0.wav").read_bytes())
     data = replace(config.data, train=f"manifest:{manifest}", audio_only=str(folder), text_only=str(texts))
-    rows = training_rows(open_splits(data), data, sample_rate=16_000, seed=0)
+    config = replace(config, data=data, eval=replace(config.eval, tags=()))
+    rows = training_rows(open_splits(config).train, config, sample_rate=16_000)
     assert len(rows) == 48 + 1 + 2
     batch = collate_rows([rows[i, 0] for i in (0, 48, 50)])
     assert batch["has_audio"].tolist() == [1, 1, 0]
@@ -183,14 +186,14 @@ def test_rows_without_a_partner(config, manifest, tmp_path):
     assert torch.equal(batch["audio"][2], batch["audio"][0])
     assert batch["caption"][1] == batch["caption"][0]
     assert batch["ids"].tolist() == [0, 48, 50]
-    result, _, _, _ = train(replace(config, data=data))
+    result, _, _, _ = train(config)
     assert result.step == 6
 
 
 def test_specaugment_is_keyed_and_off_in_evaluation(config):
     inputs = build_inputs(config)
     towers = build(config, inputs)
-    rows = training_rows(open_splits(config.data), config.data, sample_rate=16_000, seed=0)
+    rows = training_rows(open_splits(config).train, config, sample_rate=16_000)
     prepare = Prepare(towers, seed=0, groups=True, ledger=BadSampleLedger())
     whole = collate_rows([rows[i, 2] for i in range(6)])
     views, ctx = prepare(whole, 0)
@@ -226,6 +229,7 @@ def test_corrupt_files_are_counted_and_too_many_fail(config, manifest, tmp_path,
     broken = tmp_path / "broken.csv"
     (manifest.parent / "bad.wav").write_bytes(b"RIFF")
     broken.write_text("\n".join([rows[0], "bad.wav,a bad one,train", *rows[1:]]))
+    config = replace(config, eval=replace(config.eval, tags=()))
     data = replace(config.data, train=f"manifest:{broken}", audio_root=str(manifest.parent), max_bad_fraction=0.1)
     with caplog.at_level(logging.WARNING):
         train(replace(config, data=data))
@@ -234,6 +238,7 @@ def test_corrupt_files_are_counted_and_too_many_fail(config, manifest, tmp_path,
     assert "bad.wav" in entry["key"]
     with pytest.raises(TooManyBadSamples, match=r"bad\.wav"):
         train(replace(config, name="strict", data=replace(data, max_bad_fraction=0.0)))
+    assert "bad.wav" in (tmp_path / "runs" / "slap" / "strict" / "errors.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -288,8 +293,72 @@ def test_front_end_hash_is_stored(config):
     assert FrontEnd(config.audio, build_audio(config.audio)).hash == config.audio.mel.hash()
 
 
-def test_report_needs_test_pairs(config, manifest):
+def test_without_test_pairs_training_ends_well(config, manifest, capsys):
     data = replace(config.data, train=f"manifest:{manifest}#train")
-    _, towers, splits, run = train(replace(config, data=data))
-    with pytest.raises(ValueError, match="no pairs to evaluate"):
-        report(towers, splits, run, replace(config, data=data))
+    assert train_and_evaluate(replace(config, data=data)) == 0
+    assert "nothing to evaluate on" in capsys.readouterr().out
+
+
+def test_splits_of_one_manifest_are_found_and_never_mixed(config, manifest):
+    named = replace(config, data=replace(config.data, train=f"manifest:{manifest}"), eval=replace(config.eval, tags=()))
+    splits = open_splits(named)
+    keys = [{split[i].key for i in range(len(split))} for split in (splits.train, splits.val, splits.test)]
+    assert [len(k) for k in keys] == [48, 12, 12]
+    assert not keys[0] & keys[1]
+    assert not keys[1] & keys[2]
+    same = replace(named, data=replace(named.data, train=f"{manifest}#test", test=f"{manifest}"))
+    with pytest.raises(ValueError, match="are the same pairs"):
+        open_splits(same)
+    with pytest.raises(ValueError, match=r"no row has split held"):
+        open_source(f"{manifest}#held", split="train")
+    with pytest.raises(ValueError, match="picks a split of manifest"):
+        open_source("tonecaps#val", split="train")
+
+
+def test_a_manifest_without_splits_cannot_test_on_itself(config, manifest, tmp_path):
+    lines = [line.rsplit(",", 1)[0] for line in manifest.read_text().splitlines()]
+    plain_file = tmp_path / "plain.csv"
+    plain_file.write_text("\n".join(lines))
+    config = replace(config, eval=replace(config.eval, tags=()))
+    data = replace(config.data, train=str(plain_file), test=str(plain_file), audio_root=str(manifest.parent))
+    with pytest.raises(ValueError, match="are the same pairs"):
+        open_splits(replace(config, data=data))
+    assert open_splits(replace(config, data=replace(data, test=""))).test is None
+
+
+def test_the_target_can_see_other_views(config):
+    result, towers, _, _ = train(replace(config, loss=LossConfig(views="two")))
+    assert set(towers.model.views) == {"audio", "text", "audio_2", "text_2"}
+    assert {"audio->audio_2", "text->audio_2"} <= set(result.metrics)
+    with pytest.raises(ValueError, match="has no target"):
+        replace(config, loss=LossConfig(name="clap-infonce", views="two"))
+
+
+def test_evaluation_needs_no_training_data_without_probes(config, manifest):
+    gone = replace(config.data, train="gone.csv", val="", test=f"{manifest}#test")
+    lone = replace(config, data=gone, eval=replace(config.eval, probes=False, tags=()))
+    assert open_splits(lone, training=False).train is None
+
+
+def test_domains_are_opened_before_training(config):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv"):
+        train(replace(config, eval=replace(config.eval, domains=("far=nowhere.csv",))))
+
+
+def test_a_huggingface_tower_with_a_log_mel_front_end(config, tmp_path):
+    small = ClapAudioConfig(
+        patch_embeds_hidden_size=8, hidden_size=64, depths=(1, 1, 1, 1), num_attention_heads=(1, 1, 2, 2)
+    )
+    text = ClapTextConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=99
+    )
+    clap = ClapModel(ClapConfig(audio_config=small.to_dict(), text_config=text.to_dict(), projection_dim=8))
+    clap.save_pretrained(tmp_path)
+    ClapFeatureExtractor(truncation="rand_trunc").save_pretrained(tmp_path)
+    encoder = build_audio(replace(config.audio, encoder=str(tmp_path)))
+    front = FrontEnd(config.audio, encoder)
+    wave = torch.randn(2, 48_000)
+    assert front.sample_rate == 48_000
+    assert front.hash == encoder.extractor.config.hash()
+    assert not torch.equal(front(wave), front(wave, keys_B=torch.tensor([1, 2])))
+    assert encoder(front(wave)).shape == (2, 64)

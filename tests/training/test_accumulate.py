@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -227,6 +228,47 @@ def test_a_source_that_ends_is_an_error() -> None:
         accumulator(toy.slap(), "naive", 2).run(iter(split(8)), 4)
 
 
+def test_views_may_have_a_multiple_of_the_batch_but_nothing_else() -> None:
+    assert batch_size({"crops": torch.zeros(12, 2), "whole": torch.zeros(4, 2), "name": "x"}) == 4
+    with pytest.raises(ValueError, match=r"\{'a': 4, 'b': 6\} cannot all be the batch.*batch-major"):
+        batch_size({"a": torch.zeros(4, 2), "b": torch.zeros(6, 2)})
+
+
+def test_cached_gradients_of_views_with_different_rows() -> None:
+    """Two crops a sample in view b, averaged by the loss; cached windows cut each view by its own rows."""
+
+    def crops(data: dict[str, Any], step: int) -> tuple[dict[str, Any], Ctx]:
+        return {"a": data["a"], "b": torch.stack([data["b"], data["a"]], 1).flatten(0, 1)}, Ctx()
+
+    def by_sample(*, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return (a - b.unflatten(0, (-1, 2)).mean(1)).square().mean(), {}
+
+    found = []
+    for sizes in ((16,), (8, 8)):
+        model = toy.clap().train()
+        model.set_terms[0].fn, model.set_terms[0].scale = by_sample, None
+        runner = Accumulator(Accelerator(cpu=True), model, model, prepare=crops, mode="cached", steps=len(sizes))
+        assert runner.run(iter(split(*sizes)), 0).samples == 16
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-4, atol=1e-7)
+
+
+def test_a_window_tells_the_model_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, steps = toy.slap(window="window"), []
+    begin = Bootstrap.begin_window
+
+    def spied(self: Bootstrap, micro_views: Any, step: int = -1) -> None:
+        steps.append(step)
+        begin(self, micro_views, step)
+
+    monkeypatch.setattr(Bootstrap, "begin_window", spied)
+    for mode in ("naive", "cached"):
+        accumulator(model, mode, 2).run(iter(split(8, 8)), 7)
+    assert steps == [7, 7]
+
+
 def test_batch_size_reads_nested_views_and_refuses_empty_ones() -> None:
     assert batch_size({"text": {"ids": torch.zeros(3, 5)}}) == 3
     with pytest.raises(ValueError, match="without rows"):
@@ -255,7 +297,42 @@ def test_buffer_guard_brings_statistics_back() -> None:
     assert norm.num_batches_tracked == 0
 
 
+class Moments(nn.Module):
+    """Buffers that each forward replaces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("C", torch.zeros(2, 2))
+        self.register_buffer("mean", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.C = self.C + x.T @ x
+        self.mean = x.mean(0)
+        return x
+
+
+def test_buffer_guard_brings_back_buffers_that_a_module_rebinds() -> None:
+    model = nn.Sequential(Moments())
+    guard = BufferGuard(model)
+    model(torch.full((3, 2), float("nan")))
+    guard.restore()
+    assert torch.equal(model[0].C, torch.zeros(2, 2))
+    assert model[0].mean is None
+    model(torch.ones(3, 2))
+    guard.save()
+    model(torch.full((3, 2), float("nan")))
+    guard.restore()
+    assert torch.equal(model[0].C, torch.full((2, 2), 3.0))
+    assert torch.equal(model[0].mean, torch.ones(2))
+    assert dict(model.named_buffers()).keys() == {"0.C", "0.mean"}
+
+
 def test_to_device_walks_nested_batches() -> None:
-    moved = to_device({"x": {"y": torch.ones(2)}, "names": ["a"]}, torch.device("meta"))
-    assert moved["x"]["y"].device.type == "meta"
+    pair = namedtuple("pair", ["x", "n"])
+    batch = {"x": {"y": torch.ones(2)}, "names": ["a"], "list": [torch.ones(1)], "pair": pair(torch.ones(1), 3)}
+    moved = to_device({**batch, "tuple": (torch.ones(1), "b")}, torch.device("meta"))
     assert moved["names"] == ["a"]
+    assert isinstance(moved["pair"], pair)
+    assert (moved["pair"].n, moved["tuple"][1]) == (3, "b")
+    for tensor in (moved["x"]["y"], moved["list"][0], moved["pair"].x, moved["tuple"][0]):
+        assert tensor.device.type == "meta"

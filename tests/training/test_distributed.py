@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import training_ddp as ddp
+import training_toy as toy
 from torch import Tensor
 
 from byol_ext.training import Run, load_checkpoint
@@ -92,6 +93,16 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_resumes_bit_by_b
 
 def test_a_sharded_model_trains_and_its_state_is_saved_whole(tmp_path: Path) -> None:
     together(ddp.fsdp, tmp_path)
+
+
+@pytest.mark.slow
+def test_fit_under_fsdp2_equals_one_process(tmp_path: Path) -> None:
+    together(ddp.fsdp_fit, tmp_path)
+    config = toy.config(steps=6, lr=0.1, clip_norm=1.0, schedule="const", warmup=0.0)
+    toy.train(tmp_path / "whole", toy.slap(), config, toy.source(batch=16), optimizer=ddp.sgd)
+    expected, found = final(tmp_path / "whole"), final(tmp_path / "fsdp_fit")
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing
 import random
@@ -18,7 +19,8 @@ import training_toy as toy
 from torch import Tensor
 
 from byol_ext.bootstrap import Bootstrap, Ctx
-from byol_ext.training import LoaderSource, Run, fit, latest_checkpoint, load_checkpoint
+from byol_ext.training import LoaderSource, Run, fit, latest_checkpoint, load_checkpoint, plain, save_checkpoint
+from byol_ext.training.resume import check_same_run, equal_states
 
 
 def equal_weights(a: Bootstrap, b: Bootstrap) -> bool:
@@ -160,10 +162,57 @@ def test_another_order_is_refused(started: Path) -> None:
 def test_another_revision_warns(
     started: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("byol_ext.training.resume.environment", lambda: {"git": "f" * 40})
+    monkeypatch.setattr("byol_ext.training.resume.environment", lambda device: {"git": "f" * 40})
     with caplog.at_level(logging.WARNING):
         toy.train(started, toy.slap(), toy.config(steps=6), toy.source(), resume=True)
     assert "source revision" in caplog.text
+
+
+def test_a_field_that_the_checkpoint_is_too_old_to_know_had_its_default() -> None:
+    now = {"train": plain(toy.config()), "config": {"train": plain(toy.config())}, "fingerprint": None}
+    now["environment"] = {"git": None}
+    old = copy.deepcopy(now)
+    del old["train"]["predictor_lr_schedule"], old["config"]["train"]["predictor_lr_schedule"]
+    check_same_run(old, now)
+    now["train"]["predictor_lr_schedule"] = "const"
+    with pytest.raises(ValueError, match="predictor_lr_schedule was same, now const"):
+        check_same_run(old, now)
+
+
+def test_states_with_tensors_compare() -> None:
+    state = {"position": 3, "order": torch.arange(4), "shards": [("a", torch.ones(2)), None]}
+    assert equal_states(state, copy.deepcopy(state))
+    for path, value in (("position", 4), ("order", torch.arange(5)), ("order", 1), ("shards", [("a", torch.zeros(2))])):
+        assert not equal_states(state, {**state, path: value})
+    assert not equal_states(state, {"position": 3})
+    assert not equal_states(torch.ones(1), torch.ones(1, dtype=torch.float64))
+
+
+class Ordered(LoaderSource):
+    """A source whose state holds a tensor."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "order": torch.arange(3)}
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_a_run_of_two_processes_resumes_in_one_unless_their_sources_differ(started: Path, differ: bool) -> None:
+    state = torch.load(started / "checkpoints" / "step-5" / "state.pt", weights_only=True)
+    model = load_checkpoint(started / "checkpoints" / "step-5")
+    processes = [copy.deepcopy(state["state"]["processes"][0]) for _ in range(2)]
+    for rank, process in enumerate(processes):
+        process["source"]["order"] = torch.arange(3) + rank * differ
+    save_checkpoint(
+        started / "checkpoints", 5, model=model.model, state={**model.state, "processes": processes},
+        meta=model.meta, keep=3,
+    )  # fmt: skip
+    data = Ordered(toy.Items(64), toy.ResumableSampler(64, 8, rank=0, world_size=1))
+    data.fingerprint = "Items[64]"
+    if differ:
+        with pytest.raises(ValueError, match="each with a source of its own"):
+            toy.train(started, toy.slap(), toy.config(steps=7), data, resume=True)
+    else:
+        assert toy.train(started, toy.slap(), toy.config(steps=7), data, resume=True).step == 7
 
 
 def start(path: Path, **kwargs: Any) -> ForkServerProcess:

@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import atexit
+import gc
 import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
 import time
+import weakref
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import training_exit
+import training_toy as toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_toy import Items, source
 
-from byol_ext.training import LoaderSource, ResumableSampler
+from byol_ext.bootstrap import Ctx
+from byol_ext.training import LoaderSource, ResumableSampler, Run, fit
 from byol_ext.training.source import concatenate
 
 sizes = st.integers(1, 60)
@@ -120,6 +132,50 @@ def test_loading_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(("case", "code"), [("open", 0), ("error", 1), ("fit", 1)])
+def test_a_program_ends_although_its_workers_ignore_a_signal(case: str, code: int, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, training_exit.__file__, case, str(tmp_path / "r")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == code, done.stderr
+    assert code == 0 or done.stderr.rstrip().endswith("RuntimeError: on purpose")
+
+
+def test_a_closed_or_forgotten_iterator_stops_its_workers_and_its_exit_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, handlers, register = set(multiprocessing.active_children()), [], atexit.register
+
+    def recorded(function: Any) -> Any:
+        handlers.append(weakref.ref(function))
+        return register(function)
+
+    monkeypatch.setattr(atexit, "register", recorded)
+    closed, forgotten = iter(source(workers=1)), iter(source(workers=1))
+    next(closed), next(forgotten)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    closed.close()  # type: ignore[attr-defined]
+    del closed, forgotten
+    gc.collect()
+    assert set(multiprocessing.active_children()) <= before
+    assert len(handlers) >= 2
+    assert not any(handler() for handler in handlers)
+
+
+def test_an_error_stops_the_workers(tmp_path: Path) -> None:
+    before = set(multiprocessing.active_children())
+
+    def prepare(batch: dict[str, Any], step: int) -> tuple[dict[str, torch.Tensor], Ctx]:
+        if step == 2:
+            raise RuntimeError("on purpose")
+        return toy.prepare(batch, step)
+
+    config = toy.config()
+    run = Run.create(tmp_path / "r", recipe="toy", config=config)
+    with pytest.raises(RuntimeError, match="on purpose") as caught:
+        fit(toy.slap(), toy.source(workers=2), config, prepare=prepare, run=run)
+    assert caught.traceback  # holds the frames
+    assert set(multiprocessing.active_children()) <= before
+
+
 class Slow(Items):
     def __getitem__(self, index: tuple[int, int]) -> dict[str, object]:
         time.sleep(0.005)
@@ -157,6 +213,14 @@ def test_fingerprint_names_the_data() -> None:
 def test_concatenate_refuses_what_does_not_fit_together(parts: list[object]) -> None:
     with pytest.raises(ValueError, match=r"micro-batches"):
         concatenate(parts)
+
+
+def test_concatenate_joins_tuples_item_by_item() -> None:
+    joined = concatenate([(torch.ones(2), {"k": 3}, (16, 8)), (torch.zeros(1), {"k": 3}, (16, 8))])
+    assert joined[0].tolist() == [1, 1, 0]
+    assert joined[1:] == ({"k": 3}, (16, 8))
+    with pytest.raises(ValueError, match="must be equal"):
+        concatenate([(1, 2), (1, 2, 3)])
 
 
 def test_concatenate_joins_along_the_batch() -> None:

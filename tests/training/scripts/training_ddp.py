@@ -15,10 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import training_toy as toy
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from byol_ext.bootstrap import Ctx
-from byol_ext.training import load_checkpoint, rank_and_world, save_checkpoint
+from byol_ext.training import load_checkpoint, loop, rank_and_world, save_checkpoint
 from byol_ext.training.sharded import gather_state, scatter_state
 
 GLOBAL_BATCH = 16
@@ -127,6 +129,25 @@ def fsdp(out: Path) -> None:
         found, _ = gather_state(model, optimizer)
         for key, value in found.items():
             torch.testing.assert_close(value, whole.state_dict()[key])
+
+
+def fsdp_fit(out: Path) -> None:
+    """``fit`` under FSDP2 equals one process, also over a resumption; Accelerate offers FSDP on GPUs only."""
+    make, accelerator = loop.make_accelerator, Accelerator
+
+    def sharded(*arguments: Any) -> Accelerator:
+        made = make(*arguments)
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2, auto_wrap_policy="NO_WRAP", cpu_ram_efficient_loading=False
+        )
+        return made
+
+    accelerator.distributed_type = property(lambda self: DistributedType.FSDP)  # type: ignore[method-assign]
+    accelerator.is_fsdp2 = property(lambda self: True)  # type: ignore[method-assign]
+    loop.make_accelerator = sharded
+    for seed, steps in ((0, 3), (1, 6)):
+        config = toy.config(steps=steps, lr=0.1, clip_norm=1.0, schedule="const", warmup=0.0)
+        toy.train(out / "fsdp_fit", toy.slap(seed=seed), config, toy.source(batch=8), optimizer=sgd, resume=seed > 0)
 
 
 def work(function: Any, rank: int, world: int, port: int, out: Path) -> None:
