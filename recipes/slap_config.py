@@ -234,6 +234,7 @@ def tiny() -> SlapConfig:
             checkpoint_every=200,
             precision="no",
         ),
+        eval=EvalConfig(probe_samples=800, probe_seeds=1),
     )
 
 
