@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -227,7 +228,7 @@ def _other_metrics(reference: ArmResult) -> list[tuple[str, str, float, int]]:
             names.append((name, f"{name.removesuffix('/ensemble/accuracy').replace('_', '-')} %", 100, 1))
         elif name.endswith("/linear_accuracy"):
             names.append((name, f"{name.removesuffix('_accuracy')} %", 100, 1))
-        elif name.startswith("domain/") and name.endswith(("text_to_audio/R@10", "audio_to_text/R@10")):
+        elif name.startswith("domain/") and re.search(r"/retrieval/\w+/R@10$", name):
             names.append((name, name.replace("retrieval/", ""), 1, 1))
     return [
         *names,
