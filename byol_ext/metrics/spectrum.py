@@ -166,7 +166,9 @@ class CollapseMonitor:
 
     A tensor is judged collapsed when one of these holds:
     - `std_sqrt_d` < `std_threshold` (0.1; healthy runs of core-ssl section 15 lie above 0.25, collapsed at 0.02);
-    - effective rank < `rank_threshold` (2), if min(rows, D) >= 8, since fewer cannot show a rank;
+    - effective rank < `rank_threshold`, if min(rows, D) >= 8, since fewer cannot show a rank: by default
+      min(rows, D) / 16, at least 2 and at most 8. Eight is the least that a healthy SLAP shows (slap section 16, T9);
+      below it a few directions carry everything, even where their spread looks healthy;
     - a value is not finite.
 
     Only projections (`z`, or a plain tensor) are judged; for a representation `y` the RankMe is reported. The only
@@ -191,7 +193,7 @@ class CollapseMonitor:
         self,
         *,
         std_threshold: float = 0.1,
-        rank_threshold: float = 2.0,
+        rank_threshold: float | None = None,
         warmup_steps: int = 0,
         patience: int = 1,
         max_rows: int = 2048,
@@ -252,8 +254,9 @@ class CollapseMonitor:
         reasons = []
         if values["std_sqrt_d"] < self.std_threshold:
             reasons.append(f"{view} std*sqrt(D) = {values['std_sqrt_d']:.3g} < {self.std_threshold}")
-        if size >= RANK_MIN_ROWS and values["effective_rank"] < self.rank_threshold:
-            reasons.append(f"{view} effective rank = {values['effective_rank']:.3g} < {self.rank_threshold}")
+        least = min(max(size / 16, 2.0), 8.0) if self.rank_threshold is None else self.rank_threshold
+        if size >= RANK_MIN_ROWS and values["effective_rank"] < least:
+            reasons.append(f"{view} effective rank = {values['effective_rank']:.3g} < {least:.3g}")
         return reasons
 
 

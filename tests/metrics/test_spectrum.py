@@ -192,3 +192,16 @@ def test_monitor_leaves_gradients_and_inputs_alone():
     CollapseMonitor()({"z": z}, step=0)
     assert z.grad is None
     assert torch.equal(z, before)
+
+
+@pytest.mark.parametrize(("width", "least"), [(16, 2.0), (64, 4.0), (128, 8.0), (512, 8.0)])
+def test_dimensional_collapse_is_judged_by_the_width(width, least):
+    generator = torch.Generator().manual_seed(0)
+
+    def with_rank(k: int) -> torch.Tensor:
+        basis = torch.linalg.qr(torch.randn(width, k, generator=generator, dtype=torch.float64))[0]
+        return torch.linalg.qr(torch.randn(600, k, generator=generator, dtype=torch.float64))[0] @ basis.T
+
+    few, enough = with_rank(int(least) - 1), with_rank(int(least) + 1)
+    assert CollapseMonitor(std_threshold=0.0)({"z": few}, step=0)["collapse/collapsed"] == 1.0
+    assert CollapseMonitor(std_threshold=0.0)({"z": enough}, step=0)["collapse/collapsed"] == 0.0

@@ -41,9 +41,9 @@ def test_retrieval_is_five_times_chance_on_unheard_combinations(tmp_path, name, 
     ids=["no predictor", "no stop-gradient"],
 )
 def test_controls_collapse_and_the_monitor_says_so(tmp_path, loss, caplog):
-    # A collapsed space still ranks by what little is left in it, so the verdict is the spread's, not the recall's.
+    # A collapsed space still ranks by what little is left in it, so the verdict is the spectrum's, not the recall's.
     metrics, log = trained(tmp_path, seed=0, steps=300, **loss)
     assert log[-1]["collapse/collapsed"] == 1
-    assert log[-1]["collapse/audio/z/std_sqrt_d"] < 0.1
+    assert log[-1]["collapse/audio/z/effective_rank"] < 8
     assert "the embeddings have collapsed" in caplog.text
-    assert metrics["gap/random_cosine"] > 0.95
+    assert metrics["gap/random_cosine"] > 0.8
