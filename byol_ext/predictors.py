@@ -5,6 +5,7 @@ Legend: ``B`` batch, ``D`` width of the projection; leading dims are free.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ class Prediction(NamedTuple):
     aux: dict[str, Tensor]
 
 
-class Predictor(nn.Module):
+class Predictor(nn.Module, ABC):
     """Base of all predictors: one call signature for learned, closed-form, conditional and recurrent ones."""
 
     @property
@@ -42,9 +43,9 @@ class Predictor(nn.Module):
         """Whether a row's prediction depends on the other rows of the batch."""
         return bool(batch_norms(self))
 
+    @abstractmethod
     def forward(self, z: Tensor, ctx: Ctx) -> Prediction:
         """Predict target latents from online latents ``z [..., D]``."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(z, ctx)")
 
     def commit(self) -> None:
         """Called after the optimiser step; closed forms fold their statistics here."""

@@ -26,6 +26,7 @@ from byol_ext.audio.samples import (
     SampleSource,
     caption_duplicate_rate,
     caption_list,
+    position_and_epoch,
     usable_texts,
 )
 from byol_ext.audio.shards import WebDatasetShards
@@ -153,9 +154,7 @@ class AudioTextDataset(Dataset[dict[str, Any]]):
             TooManyBadSamples: If ``max_tries`` samples in a row cannot be used.
             BadAudio: With ``on_bad="raise"``; likewise `BadCaption`.
         """
-        first, epoch = (int(index[0]), int(index[1])) if isinstance(index, tuple) else (int(index), 0)
-        if not 0 <= first < len(self):
-            raise IndexError(f"sample {first} of {len(self)}")
+        first, epoch = position_and_epoch(index, size=len(self))
         errors: list[dict[str, str]] = []
         tries = min(self._max_tries, len(self)) if self.on_bad == "replace" else 1
         for step in range(tries):

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from torch.utils.data import Dataset
 
 from byol_ext.audio.decode import BadAudio
-from byol_ext.audio.samples import BadCaption, SampleSource, usable_texts
+from byol_ext.audio.samples import BadCaption, SampleSource, position_and_epoch, usable_texts
 from byol_ext.rng import sample_generator
 
 Kind = Literal["mel", "y"]
@@ -185,9 +185,7 @@ class FeatureTextDataset(Dataset[dict[str, Any]]):
             BadCaption: If no caption is usable.
             BadAudio: If the features hold NaN or Inf.
         """
-        position, epoch = (int(index[0]), int(index[1])) if isinstance(index, tuple) else (int(index), 0)
-        if not 0 <= position < len(self):
-            raise IndexError(f"sample {position} of {len(self)}")
+        position, epoch = position_and_epoch(index, size=len(self))
         sample, captions = self.source[position], self.captions(position)
         if not captions:
             raise BadCaption("caption_missing", sample.key)

@@ -196,6 +196,18 @@ def caption_list(value: object) -> tuple[tuple[str, ...], str | None]:
     return (), "caption_empty" if texts else "caption_not_text"
 
 
+def position_and_epoch(index: int | tuple[int, int], *, size: int) -> tuple[int, int]:
+    """What the index of an item names: ``id`` (epoch 0) or ``(id, epoch)``.
+
+    Raises:
+        IndexError: If there is no such id.
+    """
+    position, epoch = (int(index[0]), int(index[1])) if isinstance(index, tuple) else (int(index), 0)
+    if not 0 <= position < size:
+        raise IndexError(f"sample {position} of {size}")
+    return position, epoch
+
+
 def usable_texts(captions: Sequence[str], normalize: Callable[[str], str] | None) -> list[str]:
     """The captions that can be used, in normal form.
 
