@@ -24,7 +24,7 @@ from byol_ext.audio.data import BadSampleLedger, caption_duplicate_rate
 from byol_ext.bootstrap import Ctx
 from byol_ext.metrics.spectrum import CollapseMonitor
 from byol_ext.rng import sample_keys
-from byol_ext.text import FrozenTextFeatures
+from byol_ext.text import FrozenTextFeatures, to_device
 from byol_ext.training import (
     Evaluate,
     FitResult,
@@ -117,16 +117,16 @@ class Prepare:
         self.ledger.update(batch)
         wave_BS: Tensor = batch["audio"]
         keys_B = sample_keys(self.seed, batch["epochs"], batch["ids"])
-        tokens = {name: value.to(wave_BS.device) for name, value in self.slap.tokenize(batch["caption"]).items()}
-        views = {"audio": self.slap.front(wave_BS, keys_B=keys_B), "text": tokens}
+        views: dict[str, Any] = {
+            "audio": self.slap.front(wave_BS, keys_B=keys_B),
+            "text": to_device(self.slap.tokenize(batch["caption"]), wave_BS.device),
+        }
         if "audio_2" in batch:
             # Another stream of SpecAugment, or the target would see the same stripes.
             views["audio_2"] = self.slap.front(
                 batch["audio_2"], keys_B=sample_keys(~self.seed, batch["epochs"], batch["ids"])
             )
-            views["text_2"] = {
-                name: value.to(wave_BS.device) for name, value in self.slap.tokenize(batch["caption_2"]).items()
-            }
+            views["text_2"] = to_device(self.slap.tokenize(batch["caption_2"]), wave_BS.device)
         audio_B, text_B = batch["has_audio"], batch["has_text"]
         masks = {"audio": audio_B, "text": text_B, "both": audio_B * text_B}
         data = {"groups": caption_groups(batch["caption"]).to(wave_BS.device)} if self.groups else {}

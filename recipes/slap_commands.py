@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import re
 import resource
 import shlex
@@ -17,17 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from byol_ext.audio.data import SampleSource
 from byol_ext.training import FitResult, Run, environment, rank_and_world
 from byol_ext.training.curves import read_metrics, training_curves
 from recipes.config import parse
 from recipes.slap import build, build_inputs, device_of, load_run, train
 from recipes.slap_config import PRESETS, SlapConfig
 from recipes.slap_data import Splits, open_splits
-from recipes.slap_eval import Evaluation, Towers, draw, evaluate
-from recipes.slap_sources import open_source, tags_of
+from recipes.slap_eval import Evaluation, Towers, compared_on, draw, evaluate
+from recipes.slap_sources import open_source
 
-logger = logging.getLogger(__name__)
 CURVES = (
     "loss",
     *(f"{src}->{dst}" for src in ("audio", "text") for dst in ("text", "audio")),
@@ -99,11 +96,6 @@ def training_cost(result: FitResult) -> dict[str, float]:
     }
 
 
-def compared_on(config: SlapConfig) -> str:
-    """Which embedding a method is compared by: SLAP by predictions, CLAP by projections (paper 5.1)."""
-    return "q" if config.loss.name == "slap" else "z"
-
-
 def report(
     towers: Towers, splits: Splits, run: Run, config: SlapConfig, *, extra: dict[str, float] | None = None
 ) -> Evaluation:
@@ -125,15 +117,16 @@ def report(
     metrics = evaluation.metrics | (extra or {})
     ranks = {"": evaluation}
     for name, source in splits.domains.items():
-        shifted = evaluate(towers, test=source, config=config, prompts=domain_prompts(splits, source))
+        shifted = evaluate(towers, test=source, config=config, prompts=splits.prompts)
         metrics |= {f"domain/{name}/{key}": value for key, value in shifted.metrics.items()}
         ranks[f"{name}/"] = shifted
-    untrained = build(config, build_inputs(config))
+    # The trained model's tokenizer is the same and may hold cached features of these captions.
+    untrained = build(config, replace(build_inputs(config), tokenize=towers.tokenize))
     untrained.model.to(device_of(config)).eval()
     control = evaluate(untrained, test=splits.test, config=config, prompts=splits.prompts, train=splits.train)
     kept = ("retrieval/", "zero_shot/", "probe/", "gap/")
     controls = {"random_init": {k: v for k, v in control.metrics.items() if k.startswith(kept)}}
-    save_ranks(run.path / "ranks.npz", ranks | {"random_init/": control}, on=compared_on(config))
+    save_ranks(run.path / "ranks.npz", ranks | {"random_init/": control})
     draw(evaluation, run.figures, on=compared_on(config))
     draw_training({run.name: run.path / "metrics.jsonl"}, run.figures / "training.png")
     run.write_results(metrics, controls=controls, protocol=evaluation.protocol, device=device_of(config))
@@ -155,19 +148,14 @@ def draw_training(logs: Mapping[str, Path], path: Path) -> None:
         training_curves(logs, path=path, terms=terms)
 
 
-def domain_prompts(splits: Splits, source: SampleSource) -> dict[str, Any]:
-    """The prompts of the test set for the tags that this set has too."""
-    tags = {(tag, value) for of_clip in tags_of(source) for tag, value in of_clip.items() if isinstance(value, str)}
-    return {tag: classes for tag, classes in splits.prompts.items() if any((tag, value) in tags for value in classes)}
-
-
-def save_ranks(path: Path, evaluations: dict[str, Evaluation], *, on: str) -> None:
-    """Ranks of every query, for paired intervals."""
+def save_ranks(path: Path, evaluations: dict[str, Evaluation]) -> None:
+    """Rank and hits of every query, for paired intervals."""
     arrays = {}
     for prefix, evaluation in evaluations.items():
-        retrieval = evaluation.embedded.retrieval(on)
-        arrays[f"{prefix}text_to_audio"] = retrieval.text_to_audio.ranks_Q.numpy()
-        arrays[f"{prefix}audio_to_text"] = retrieval.audio_to_text.ranks_Q.numpy()
+        for direction in ("text_to_audio", "audio_to_text"):
+            ranking = getattr(evaluation.retrieval, direction)
+            arrays[f"{prefix}{direction}"] = ranking.ranks_Q.numpy()
+            arrays |= {f"{prefix}{direction}/R@{k}": ranking.hits_Q(k).numpy() for k in (1, 5, 10)}
         arrays[f"{prefix}owner"] = evaluation.embedded.owner_M.numpy()
     np.savez_compressed(path, **arrays)
 

@@ -62,7 +62,7 @@ class ArmResult:
     Attributes:
         name: The arm, or ``random-init``.
         metrics: One flat mapping a seed.
-        ranks: Ranks a query, ``[S, Q]``, by name of the array in ``ranks.npz``.
+        ranks: Hits a query ``[S, Q]`` and clips of the captions, by name of the array in ``ranks.npz``.
     """
 
     name: str
@@ -75,8 +75,7 @@ class ArmResult:
 
     def hits(self, name: str) -> np.ndarray:
         """Percent hits a query ``[S, Q]`` of a recall such as ``retrieval/text_to_audio/R@5``."""
-        _, direction, recall = name.split("/")
-        hits_SQ: np.ndarray = 100.0 * (self.ranks[direction] <= int(recall[2:]))
+        hits_SQ: np.ndarray = 100.0 * self.ranks[name.removeprefix("retrieval/")]
         return hits_SQ
 
 
@@ -171,7 +170,7 @@ def read_results(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> list[A
 
 
 def _stack(files: Sequence[Any], prefix: str) -> dict[str, np.ndarray]:
-    names = ("text_to_audio", "audio_to_text", "owner")
+    names = (*(name.removeprefix("retrieval/") for name in RECALLS), "owner")
     return {name: np.stack([file[f"{prefix}{name}"] for file in files]) for name in names}
 
 
@@ -266,7 +265,7 @@ def _write(
             direction, recall = name.split("/")[1:]
             level = results[0].metrics[0][f"retrieval/{direction}/chance/{recall}"]
             bars.append(Bar(label, interval.value, interval.low, interval.high, series=arm.name, chance=level))
-    clips = int(results[0].ranks["audio_to_text"].shape[1])
+    clips = int(results[0].ranks["audio_to_text/R@1"].shape[1])
     note = f"{clips} test clips, {len(seeds)} seeds; bars: 95 % bootstrap over queries; ticks: chance"
     bars_with_intervals(bars, path=out / "recall.png", title="Retrieval by method", note=note, unit="percent")
     logs = {arm.name: out / "slap" / f"{arm.name}-seed{seeds[0]}" / "metrics.jsonl" for arm in results[:-1]}

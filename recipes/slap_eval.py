@@ -8,7 +8,6 @@ Legend: ``N`` clips, ``M`` captions, ``W`` windows, ``D`` width, ``C`` classes.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,12 +27,11 @@ from byol_ext.metrics.probes import Split, linear_probe, mlp_probe, probe_summar
 from byol_ext.metrics.retrieval import Retrieval, retrieve, slap_compat_metrics
 from byol_ext.metrics.spectrum import CollapseMonitor
 from byol_ext.metrics.zero_shot import class_scores, ensemble_vectors, zero_shot_metrics
-from byol_ext.text.transforms import normalize_caption
+from byol_ext.text import normalize_caption, to_device
 from byol_ext.training.figures import confusion_figure, gap_shift_figure, modality_pca, similarity_matrix
 from recipes.slap_config import SlapConfig
 from recipes.slap_model import FrontEnd, Tokenize
 
-logger = logging.getLogger(__name__)
 Prompts = Mapping[str, Mapping[str, Sequence[str]]]
 
 
@@ -62,7 +60,7 @@ class Towers:
         parts = []
         for start in range(0, len(unique), batch):
             tokens = self.tokenize(unique[start : start + batch])
-            parts.append(self._embed("text", {name: value.to(self.device) for name, value in tokens.items()}))
+            parts.append(self._embed("text", to_device(tokens, self.device)))
         row = {text: i for i, text in enumerate(unique)}
         rows = torch.tensor([row[text] for text in captions])
         return {name: torch.cat([part[name] for part in parts])[rows] for name in parts[0]}
@@ -112,6 +110,7 @@ class Evaluation:
     metrics: dict[str, float]
     protocol: dict[str, Any]
     embedded: Embedded
+    retrieval: Retrieval
     confusions: dict[str, tuple[Any, list[str]]] = field(default_factory=dict)
 
 
@@ -207,7 +206,7 @@ def evaluate(
         train: Training pairs for probes; ``None`` leaves the probes out.
     """
     embedded = embed_pairs(towers, test, config)
-    on = "q" if config.loss.name == "slap" else "z"
+    on = compared_on(config)
     retrieval = embedded.retrieval(on)
     metrics = retrieval.metrics() | recall_intervals(retrieval, embedded.owner_M)
     if on == "q":
@@ -217,11 +216,13 @@ def evaluate(
     if config.eval.compat:
         metrics |= slap_compat_metrics(audio_ND=audio_ND, text_MD=text_ND)
     metrics |= CollapseMonitor()({"audio": embedded.audio["z"], "text": embedded.text["z"]}, step=0)
-    result = Evaluation(metrics, {}, embedded)
+    result = Evaluation(metrics, {}, embedded, retrieval)
     probe_set = None
     if train is not None and prompts and config.eval.probes:
         probe_set = embed_pairs(towers, train, config, texts=False, limit=config.eval.probe_samples)
     for tag, classes in prompts.items():
+        if not any(tags.get(tag) in classes for tags in embedded.tags):
+            continue  # a domain that does not have the tag
         _classify(towers, result, tag, classes, on=on, probe_set=probe_set, config=config)
     probed = len(probe_set.tags) if probe_set is not None else 0
     result.protocol = {
@@ -239,6 +240,11 @@ def evaluate(
         "seed": config.seed,
     }
     return result
+
+
+def compared_on(config: SlapConfig) -> str:
+    """Which embedding a method is compared by: SLAP by predictions, CLAP by projections (paper 5.1)."""
+    return "q" if config.loss.name == "slap" else "z"
 
 
 def shared_captions(embedded: Embedded) -> float:
