@@ -337,6 +337,7 @@ class Bootstrap(nn.Module):
         if key not in out.predictions:
             prediction = self._predict(predictor, out.online[view].z, ctx)
             out.predictions[key] = prediction.q
+            out.inner[key] = prediction.inner
             for name, value in prediction.aux.items():
                 mean = value.float().mean()
                 out.loss = out.loss + mean

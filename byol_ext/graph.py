@@ -5,11 +5,12 @@ Legend: ``B`` batch, ``D`` width; ``y`` representation, ``z`` projection, ``q`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byol_ext.heads import WindowBatchNorm2d
@@ -76,21 +77,23 @@ def horizon(steps: int, *, ends: str = "ends") -> Align:
     """
 
     def align(z_BTD: Tensor, ctx: Ctx) -> tuple[Tensor, Tensor]:
-        time = z_BTD.shape[1]
-        offset_TK = torch.arange(time)[:, None] + torch.arange(1, steps + 1)[None]
-        offset_TK = offset_TK.to(z_BTD.device)
-        inside_TK = offset_TK < time
-        target_BTKD = z_BTD[:, offset_TK.clamp_max(time - 1)]
-        valid_BTK = inside_TK.expand(len(z_BTD), -1, -1)
+        batch, time = z_BTD.shape[:2]
+        inside_TK = _following(torch.ones(1, time, 1, dtype=torch.bool, device=z_BTD.device), steps)[0, ..., 0]
+        valid_BTK = inside_TK.expand(batch, -1, -1)
         if ends in ctx.data:
             passed_BT = ctx.data[ends].to(torch.int64).cumsum(1)
             before_BT = passed_BT - ctx.data[ends].to(torch.int64)
             # Ends in t ... t + k - 1 are those passed before t + k, less those passed before t.
-            crossed_BTK = before_BT[:, offset_TK.clamp_max(time - 1)] - before_BT[:, :, None]
-            valid_BTK = valid_BTK & (crossed_BTK == 0)
-        return target_BTKD, valid_BTK
+            crossed_BTK = _following(before_BT[..., None], steps)[..., 0] != before_BT[:, :, None]
+            valid_BTK = valid_BTK & ~crossed_BTK
+        return _following(z_BTD, steps), valid_BTK
 
     return align
+
+
+def _following(x_BTD: Tensor, steps: int) -> Tensor:
+    """The ``steps`` rows after each row, zeros past the end: a view ``[B, T, K, D]`` of one padded copy."""
+    return F.pad(x_BTD, (0, 0, 0, steps))[:, 1:].unfold(1, steps, 1).movedim(-1, 2)
 
 
 def row_mask(name: str | None, ctx: Ctx) -> Tensor | None:
@@ -226,6 +229,7 @@ class Out:
         online: Online latents by view.
         target: Target latents by view.
         predictions: Predictions by (source view, predictor).
+        inner: What the predictors passed on besides, such as a world model's beliefs, by (source view, predictor).
     """
 
     loss: Tensor
@@ -234,3 +238,4 @@ class Out:
     online: dict[str, Latent] = field(default_factory=dict)
     target: dict[str, Latent] = field(default_factory=dict)
     predictions: dict[tuple[str, str | None], Tensor] = field(default_factory=dict)
+    inner: dict[tuple[str, str | None], Mapping[str, Tensor]] = field(default_factory=dict)

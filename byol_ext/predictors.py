@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -29,10 +30,14 @@ class Ctx:
 
 
 class Prediction(NamedTuple):
-    """A prediction ``q`` and auxiliary losses that are added, averaged, with weight one."""
+    """A prediction ``q`` and auxiliary losses that are added, averaged, with weight one.
+
+    ``inner`` holds latents on the way to ``q`` for whoever shares them: a policy reads a world model's beliefs.
+    """
 
     q: Tensor
-    aux: dict[str, Tensor]
+    aux: Mapping[str, Tensor]
+    inner: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Predictor(nn.Module, ABC):

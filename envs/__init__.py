@@ -1,1 +1,1 @@
-"""Gymnasium environments and vector back ends; numpy, numba and the emulators, never torch, never byol_ext."""
+"""Gymnasium environments and vector back ends: numpy and numba, never torch, never byol_ext."""

@@ -338,7 +338,7 @@ def test_masked_rows_count_zero_in_a_mean_over_all_rows():
 def test_auxiliary_losses_join_once():
     class WithAux(Learned):
         def forward(self, z, ctx):
-            q, _ = super().forward(z, ctx)
+            q, *_ = super().forward(z, ctx)
             return type(super().forward(z, ctx))(q, {"critic": z.square().mean(-1)})
 
     model, batch = byol(predictor=WithAux(nn.Linear(WIDTH, WIDTH))), views()

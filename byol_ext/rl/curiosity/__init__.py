@@ -1,0 +1,1 @@
+"""Intrinsic rewards: BYOL-Explore and BYOL-Hindsight on the core, RND, ICM, NGU and counts beside them."""
