@@ -6,10 +6,13 @@ Exit codes: 0 done, 1 the run failed (bad data, NaN), 2 bad arguments, 130 inter
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
 
+RECIPES = {"slap": "recipes.slap_commands", "explore": "recipes.explore_commands"}
+"""Module of each recipe's ``COMMANDS``; imported when it is asked for."""
 USAGE = """usage: byol-ext COMMAND ...
 
   slap train       train SLAP, or CLAP with the same towers, on audio and captions
@@ -17,6 +20,11 @@ USAGE = """usage: byol-ext COMMAND ...
   slap compare     SLAP against CLAP with shared seeds, one table
   slap shard       pack pairs into WebDataset shards
   slap data        make the captioned rendered-music set
+  explore train    train an exploring agent on Atari, a stochastic maze or a Gymnasium id
+  explore eval     play episodes with a trained agent
+  explore record   a video of an episode with its intrinsic reward
+  explore rooms    maps of where a run has been
+  explore study    agents under distractions in the maze, one table
   quickstart       train, evaluate and report the tiny recipes in minutes
   doctor           what is installed, which devices there are, what is missing
 
@@ -66,17 +74,16 @@ def run(args: Sequence[str]) -> int:
         from recipes.quickstart import quickstart_command
 
         return quickstart_command(rest)
-    if command == "slap":
-        from recipes.slap_commands import COMMANDS
-
+    if command in RECIPES:
+        commands = importlib.import_module(RECIPES[command]).COMMANDS
         if rest and rest[0] in ("-h", "--help"):
             print(USAGE)
             return 0
-        if not rest or rest[0] not in COMMANDS:
+        if not rest or rest[0] not in commands:
             given = repr(rest[0]) if rest else "nothing"
-            print(f"byol-ext slap: got {given}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+            print(f"byol-ext {command}: got {given}; expected one of {', '.join(commands)}", file=sys.stderr)
             return 2
-        return COMMANDS[rest[0]](rest[1:])
+        return commands[rest[0]](rest[1:])
     print(f"byol-ext: unknown command {command!r}\n\n{USAGE}", file=sys.stderr)
     return 2
 

@@ -9,13 +9,16 @@ import argparse
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byol_ext.training.report import Report
 from recipes import slap_config
+
+if TYPE_CHECKING:
+    from byol_ext.training import Run
 
 logger = logging.getLogger(__name__)
 
@@ -114,4 +117,54 @@ def add_slap(report: Report, results: dict[str, Any], figures: Path, *, seconds:
     report.figure(figures / "gap_shift.png", caption="Recall when the modality gap is closed or widened")
 
 
-SECTIONS: dict[str, Callable[[Report, Path], int]] = {"slap": slap_section}
+def explore_section(report: Report, out: Path) -> int:
+    """BYOL-Explore in the maze, beside a random walk."""
+    from byol_ext.training import Run
+    from recipes.explore_commands import train_and_evaluate
+    from recipes.explore_config import tiny
+
+    began = time.monotonic()
+    runs = {}
+    for agent in ("byol-explore", "random"):
+        folder = out / "explore" / agent
+        shutil.rmtree(folder, ignore_errors=True)
+        code = train_and_evaluate(replace(tiny(), name=agent, agent=agent, root=str(out)))  # type: ignore[arg-type]
+        if code:
+            return code
+        runs[agent] = Run.open(folder)
+    shutil.copy(runs["byol-explore"].path / "results.json", out / "explore" / "results.json")
+    add_explore(report, runs, seconds=time.monotonic() - began)
+    return 0
+
+
+def add_explore(report: Report, runs: Mapping[str, Run], *, seconds: float) -> None:
+    """The exploration section of the report.
+
+    Args:
+        report: The report.
+        runs: Finished runs by name of the agent.
+        seconds: What training and evaluation took.
+    """
+    results = {name: run.results() for name, run in runs.items()}
+    assert all(result is not None for result in results.values())
+    metrics = {name: result["metrics"] for name, result in results.items() if result is not None}
+    report.section("Explore: curiosity by bootstrapped prediction")
+    report.text(
+        "A maze without rewards: blocks move in its doorways, four trackers record who comes by. The agent is paid "
+        "where its world model mispredicts its own embeddings of the next observations. Episodes are 500 steps; "
+        f"{int(metrics['byol-explore']['train/env_steps']):,} steps and evaluation of both agents took {seconds:.0f} s."
+    )
+    rows = []
+    for name, label in (
+        ("maze/coverage", "share of the cells that an episode visits"),
+        ("maze/trackers", "trackers reached in an episode, of 4"),
+        ("maze/cells", "cells ever visited"),
+    ):
+        rows.append({"last 100 training episodes": label, **{agent: m[name] for agent, m in metrics.items()}})
+    report.table(rows, caption="Both agents took the same number of steps; nothing but curiosity pays")
+    for name, run in runs.items():
+        report.figure(run.figures / "cells.png", caption=f"Where the agent {name} spent its time")
+    report.figure(runs["byol-explore"].figures / "training.png", caption="Training of byol-explore")
+
+
+SECTIONS: dict[str, Callable[[Report, Path], int]] = {"slap": slap_section, "explore": explore_section}

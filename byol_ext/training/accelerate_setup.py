@@ -21,6 +21,7 @@ from byol_ext.heads import WindowBatchNorm2d
 from byol_ext.training.config import TrainConfig
 from byol_ext.training.optim import adamw
 from byol_ext.training.run import Run
+from byol_ext.training.trainable import process_buffers
 
 logger = logging.getLogger(__name__)
 
@@ -150,9 +151,13 @@ def synchronize_batch_norms(model: nn.Module) -> None:
 
 
 def broadcast_state(model: nn.Module, *, buffers_only: bool = False) -> None:
-    """Give all processes the first one's buffers, and parameters unless ``buffers_only``."""
-    tensors = list(model.buffers()) + ([] if buffers_only else list(model.parameters()))
-    for tensor in tensors:
+    """Give all processes the first one's buffers, and parameters unless ``buffers_only``.
+
+    Buffers of one process stay its own (:func:`byol_ext.training.trainable.process_buffers`).
+    """
+    own = {id(buffer) for buffer in process_buffers(model).values()}
+    shared = [buffer for buffer in model.buffers() if id(buffer) not in own]
+    for tensor in shared + ([] if buffers_only else list(model.parameters())):
         torch.distributed.broadcast(tensor.detach(), src=0)
 
 

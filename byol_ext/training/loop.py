@@ -183,7 +183,8 @@ class _Trainer:
         self.model, self.optimizer, self.config, self.run_dir = state.model, state.optimizer, state.config, state.run
         self.counters: Counters = state.counters
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.guard = BufferGuard(self.model)
+        guarded = getattr(self.model, "forward_moves_buffers", True)
+        self.guard = BufferGuard(self.model) if guarded else None
         self.bad_steps = 0
         self.record: dict[str, Any] = {}
         self.wait = 0.0
@@ -234,7 +235,8 @@ class _Trainer:
     def _step(self, batches: Iterator[Batch]) -> str | None:
         """One optimiser step; returns the signal that asked to stop."""
         step = self.counters.step
-        self.guard.save()
+        if self.guard is not None:
+            self.guard.save()
         window = self.accumulator.run(batches, step)
         loss, samples, stop = self._totals(window)
         if samples != window.nominal:
@@ -278,7 +280,8 @@ class _Trainer:
             self.bad_steps = 0
             return True
         self.counters.skipped += 1
-        self.guard.restore()
+        if self.guard is not None:
+            self.guard.restore()
         scaler = self.accelerator.scaler
         if scaler is not None:
             # Not through the optimiser: a fused one hides from Accelerate that it did nothing.

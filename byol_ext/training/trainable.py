@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor, nn
+
 from byol_ext.bootstrap import Ctx, Encoded, Out
 
 Views = dict[str, Any]
@@ -12,7 +14,11 @@ Views = dict[str, Any]
 
 @runtime_checkable
 class Trainable(Protocol):
-    """A model that :func:`byol_ext.training.fit` trains with naive accumulation."""
+    """A model that :func:`byol_ext.training.fit` trains with naive accumulation.
+
+    The optional attribute ``forward_moves_buffers = False`` says that ``forward`` leaves all buffers as they are, so
+    that there is nothing to take back after a skipped step.
+    """
 
     @property
     def couples_samples(self) -> bool:
@@ -56,3 +62,16 @@ class TwoStage(Trainable, Protocol):
     def end_window(self) -> None:
         """Forget them."""
         ...
+
+
+def process_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that belong to one process, by their full names: a module lists them in an attribute ``process_local``.
+
+    They are those of one process's environments; checkpoints of the model leave them out, so their owner saves them,
+    and processes do not share them.
+    """
+    return {
+        f"{prefix}.{name}".lstrip("."): getattr(module, name)
+        for prefix, module in model.named_modules()
+        for name in getattr(module, "process_local", ())
+    }

@@ -77,6 +77,10 @@ class Bonus(nn.Module, ABC):
         """``memory`` of the first segment ``[batch, ...]``; empty unless the bonus carries state along."""
         return {}
 
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """Parameters of an adversary that the same loss trains against the rest, for an optimiser group of its own."""
+        return []
+
     def after_step(self, step: int) -> Mapping[str, float]:
         """Called after each optimiser step that was taken; values to log."""
         return {}
