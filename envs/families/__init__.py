@@ -1,0 +1,1 @@
+"""What `envs.tasks`, `envs.task_presets` and `envs.evaluate` are made of."""
