@@ -86,7 +86,7 @@ def make(
     else:
         pool = _noisy(_third_party(id, num_envs, size, grey, allow_vectors, given), noise)
     _check_spaces(id, pool.single_observation_space, pool.single_action_space, allow_vectors)
-    pool.reset(seed=seed)
+    pool.reset(seed=seed)  # type: ignore[arg-type]  # all of ours take one seed each as well
     return pool
 
 
