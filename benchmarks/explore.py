@@ -236,9 +236,7 @@ def main() -> None:
             if chosen.device == "cuda":
                 torch.cuda.synchronize()
             rates[name].append(FRAMES * steps / (time.perf_counter() - began))
-    print(
-        f"{GAME}, {chosen.envs} environments, {chosen.device}, {torch.get_num_threads()} threads; frames a second"
-    )
+    print(f"{GAME}, {chosen.envs} environments, {chosen.device}, {torch.get_num_threads()} threads; frames a second")
     print(f"{'system':28} {'median':>8} {'least':>8} {'most':>8}")
     for name, values in rates.items():
         print(f"{name:28} {statistics.median(values):8.0f} {min(values):8.0f} {max(values):8.0f}")

@@ -219,7 +219,7 @@ def maze() -> ExploreConfig:
     return ExploreConfig(
         name="maze",
         env="StochasticMaze",
-        env_steps=300_000,
+        env_steps=250_000,
         envs=EnvsConfig(num=16, groups=1, threads=1),
         policy=PolicyConfig(encoder="mlp", width=64, mlp_hidden=(128,), memory=64, action_width=16),
         curiosity=CuriosityConfig(
@@ -229,11 +229,12 @@ def maze() -> ExploreConfig:
             noise_dim=16,
             hindsight_hidden=(128, 128),
             negatives="batch_time",
+            critic_lr_scale=3.0,
             rnd_fraction=1.0,
             rnd_width=64,
         ),
         reward=RewardConfig(extrinsic_coef=0.0, heads="single", intrinsic_coef=1.0),
-        learn=LearnConfig(steps=64, epochs=2, minibatches=2, entropy=0.01),
+        learn=LearnConfig(steps=64, epochs=2, minibatches=4, clip=0.2, entropy=0.01),
         train=TrainConfig(
             lr=1e-3,
             clip_norm=0.5,
@@ -289,7 +290,7 @@ def paper() -> ExploreConfig:
         name="paper",
         env_steps=3_000_000 * 128 * 32,
         envs=replace(config.envs, num=32, protocol="byol_explore"),
-        curiosity=replace(config.curiosity, context=0, critic_bound="sigmoid"),
+        curiosity=replace(config.curiosity, context=0, critic="joint", critic_bound="sigmoid"),
         reward=RewardConfig(heads="single", intrinsic_coef=1.0, clip_sign=True),
         learn=LearnConfig(algorithm="vmpo", epochs=1, minibatches=1),
     )

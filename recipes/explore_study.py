@@ -64,7 +64,7 @@ def study_command(args: Sequence[str]) -> int:
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), help=f"default: {' '.join(AGENTS)}")
     parser.add_argument("--noise", nargs="+", default=list(NOISES), help=f"default: {' '.join(NOISES)}")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each (default: 3)")
-    parser.add_argument("--env-steps", type=int, default=300_000, help="steps of a run (default: 300000)")
+    parser.add_argument("--env-steps", type=int, default=250_000, help="steps of a run (default: 250000)")
     parser.add_argument("--quick", action="store_true", help="one seed of 60000 steps: minutes")
     parser.add_argument("--config", type=Path, help="a saved configuration instead of the preset maze")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from byol_ext import graph
 from byol_ext.bootstrap import Bootstrap
-from byol_ext.graph import Align, Edge, Out
+from byol_ext.graph import Edge, Out
 from byol_ext.heads import mlp_head
 from byol_ext.losses.pair import as_float, full_precision, unit
 from byol_ext.metrics import spectrum
@@ -41,6 +41,7 @@ from byol_ext.target import Branch, Target
 
 _VIEW, _PREDICTOR = "obs", "world_model"
 _RANK_ROWS = 256
+Windows = Callable[[Tensor, Ctx], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class WorldModel(Predictor):
         recompute: Whether to recompute roll-out and head in the backward pass instead of keeping their activations.
     """
 
-    def __init__(self, trunk: Trunk, head: Head, align: Align, *, stride: int = 1, recompute: bool = False) -> None:
+    def __init__(self, trunk: Trunk, head: Head, align: Windows, *, stride: int = 1, recompute: bool = False) -> None:
         super().__init__()
         self.trunk, self.head, self.align = trunk, head, align
         self.open_loop = nn.GRU(trunk.embed.width, trunk.width)
@@ -133,7 +134,7 @@ class WorldModel(Predictor):
         return self.head(OpenLoop(start_SBM, action_KSBE, after.unflatten(1, start_SBM.shape[:2])), ctx)
 
 
-def following(steps: int, *, stride: int = 1) -> Align:
+def following(steps: int, *, stride: int = 1) -> Windows:
     """:func:`byol_ext.graph.horizon` for time-major rows: views of the ``K`` rows after each start.
 
     Args:
@@ -145,7 +146,7 @@ def following(steps: int, *, stride: int = 1) -> Align:
     """
     batch_major = graph.horizon(steps)
 
-    def align(x_PBD: Tensor, ctx: Ctx) -> tuple[Tensor, Tensor | None]:
+    def align(x_PBD: Tensor, ctx: Ctx) -> tuple[Tensor, Tensor]:
         windows_BPKD, valid_BPK = batch_major(x_PBD.transpose(0, 1), ctx)
         assert valid_BPK is not None
         return windows_BPKD.transpose(0, 1)[:-1:stride], valid_BPK.transpose(0, 1)[:-1:stride]
@@ -172,8 +173,8 @@ def distance_to_unit(*, q: Tensor, target: Tensor) -> Tensor:
 class BYOLExplore(Bonus):
     """Curiosity by bootstrapped prediction (Guo et al. 2022, arXiv 2206.08332).
 
-    ``loss`` is the mean over all starts, context included, of each start's mean over its own valid horizons. Defaults
-    are those of exploration spec 2.8, most of them second-hand.
+    ``loss`` is the mean over all starts, context included, of each start's mean over its own valid horizons, taken of
+    the same unreduced elements as the reward. Defaults are those of exploration spec 2.8, most of them second-hand.
 
     Args:
         trunk: Encoder, action embedding and belief recurrence; a policy may share all of it, or its encoder, or none.
@@ -304,7 +305,7 @@ class BYOLExplore(Bonus):
             ell_SBK = ell_SBK + penalty_SBK
         return ell_SBK, valid_SBK, out
 
-    def _targets(self, y_PBN: Tensor, ctx: Ctx) -> tuple[Tensor, Tensor | None]:
+    def _targets(self, y_PBN: Tensor, ctx: Ctx) -> tuple[Tensor, Tensor]:
         """The future target embeddings of each start, normalised once a frame and not once a window."""
         return self.align(unit(y_PBN), ctx)
 
@@ -330,7 +331,8 @@ class BYOLExplore(Bonus):
         few_XN = rows_XN[:: max(1, len(rows_XN) // _RANK_ROWS)]
         finite = bool(few_XN.isfinite().all())
         online, target = self.model.branches, self.model.target
-        assert target is not None and target.ema is not None
+        assert target is not None
+        assert target.ema is not None
         values = {
             "y/std_sqrt_n": spectrum.std_sqrt_d(few_XN) if finite else float("nan"),
             "y/rankme": spectrum.rankme(few_XN) if finite else float("nan"),

@@ -133,6 +133,14 @@ def test_t1_loss_and_reward_equal_the_loops(rows, batch, horizon, context, padde
     assert torch.equal(reward.scaled, oracle)
 
 
+def test_a_first_observation_ends_windows_even_between_real_rows():
+    explore, segment = bonus(horizon=4), rollout(9, 3)
+    segment = replace(segment, real=torch.ones_like(segment.real))
+    assert segment.first[1:].any()
+    expected = reward_by_loop(losses_by_loop(explore, segment), 9, 3)
+    torch.testing.assert_close(explore.reward(segment).raw.double(), expected, atol=1e-5, rtol=0)
+
+
 def test_horizon_average_and_count_normalisation_are_switches():
     segment = rollout(9, 3)
     explore = bonus(horizon=4)
