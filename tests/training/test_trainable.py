@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import training_toy as toy
 from torch import nn
 
 from byol_ext.bootstrap import Ctx, Out
 from byol_ext.training import Run, Trainable, TwoStage, fit
+from byol_ext.training.trainable import process_buffers
 
 
 class Plain(nn.Module):
@@ -51,3 +53,19 @@ def test_a_bootstrap_is_two_stage() -> None:
     assert isinstance(toy.slap(), TwoStage)
     assert isinstance(Plain(), Trainable)
     assert not isinstance(Plain(), TwoStage)
+
+
+def test_buffers_of_one_process_are_found_by_their_full_names():
+    class Filter(nn.Module):
+        process_local = ("state",)
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("state", torch.zeros(3))
+            self.register_buffer("shared", torch.zeros(2))
+
+    model = nn.Sequential(nn.BatchNorm1d(2), Filter())
+    found = process_buffers(model)
+    assert list(found) == ["1.state"]
+    assert found["1.state"] is model[1].state
+    assert list(process_buffers(model[1])) == ["state"]
