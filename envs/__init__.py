@@ -26,6 +26,8 @@ _IDS = {
     "byol_ext/StochasticMaze-v0": "envs.mazes:StochasticMaze",
     "byol_ext/RandomDiscoMaze-v0": "envs.disco:RandomDiscoMaze",
     "byol_ext/ZipfGridworld-v0": "envs.zipf.gridworld:ZipfGridworld",
+    "byol_ext/ZipfPlayroom-v0": "envs.zipf.playroom:ZipfPlayroom",
+    "byol_ext/ZipfPlayroom2D-v0": "envs.zipf.playroom:ZipfPlayroom2D",
 }
 
 for _id, _path in _IDS.items():
