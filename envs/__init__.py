@@ -26,10 +26,17 @@ _IDS = {
     "byol_ext/StochasticMaze-v0": "envs.mazes:StochasticMaze",
     "byol_ext/RandomDiscoMaze-v0": "envs.disco:RandomDiscoMaze",
     "byol_ext/ZipfGridworld-v0": "envs.zipf.gridworld:ZipfGridworld",
+    "byol_ext/ZipfLabyrinth-v0": "envs.zipf.labyrinth:ZipfLabyrinth",
     "byol_ext/ZipfPlayroom-v0": "envs.zipf.playroom:ZipfPlayroom",
     "byol_ext/ZipfPlayroom2D-v0": "envs.zipf.playroom:ZipfPlayroom2D",
 }
 
+# Adapters to originals; their engines have no batch form.
+_ADAPTERS = {"byol_ext/ZipfDMLab-v0": "envs.zipf.dmlab:ZipfDMLab"}
+
 for _id, _path in _IDS.items():
     if _id not in registry:
         register(_id, entry_point=_path, vector_entry_point=f"{_path}Vector")
+for _id, _path in _ADAPTERS.items():
+    if _id not in registry:
+        register(_id, entry_point=_path)

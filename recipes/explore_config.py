@@ -93,7 +93,7 @@ class CuriosityConfig:
     critic_belief: Literal["pre", "post"] = "post"
     """Whether the critic reads the belief before or after the action (S: post)."""
     critic_lr_scale: float = 3.0
-    """The critic's learning rate over the others'; it has Adam moments of its own (J: at 1 noise pays twice as much)."""
+    """The critic's learning rate over the others'; its Adam moments are its own (J: at 1, noise pays twice as much)."""
     negatives: Literal["batch", "batch_time"] = "batch"
     """Where the invariance term's negatives come from: other environments at the same time, or any time too (J)."""
     num_negatives: int = 64

@@ -32,10 +32,11 @@ NOISES = ("none", "brownian", "pixel", "on_demand")
 COLUMNS = {
     "maze/coverage": "coverage",
     "maze/trackers": "trackers",
-    "maze/noise_share": "reward on noise",
-    "maze/noise_time": "time on noise",
     "maze/noise_asked": "noise asked",
-    "maze/cells": "cells ever",
+    "noise/asked_recent": "asked at the end",
+    "maze/noise_time": "time on noise",
+    "maze/noise_share": "reward on noise",
+    "noise/share_recent": "reward on noise at the end",
 }
 """Metric of ``results.json`` to column of the table."""
 
