@@ -64,13 +64,14 @@ class ZipfDMLab(gymnasium.Env):
         size: ``(H, W)``; default (72, 96).
         max_open: Engines kept open at once; the one that was not used for longest closes. The original opens all 30.
         renderer: ``software`` (default) or ``hardware``.
+        render_mode: ``"rgb_array"``, the last view, or None.
 
     Raises:
         gymnasium.error.DependencyNotInstalled: Without `deepmind_lab`.
         ValueError: On any value out of range or unknown name.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": STEPS_PER_SECOND}  # noqa: RUF012
 
     def __init__(
         self,
@@ -85,7 +86,11 @@ class ZipfDMLab(gymnasium.Env):
         size: tuple[int, int] = (72, 96),
         max_open: int = 4,
         renderer: str = "software",
+        render_mode: str | None = None,
     ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.render_mode = render_mode
         self._settings = Settings(split, exponent, rare, levels, order, rank_seed, law, size)
         if max_open < 1:
             raise ValueError(f"max_open must be at least 1, got {max_open}")
@@ -163,6 +168,18 @@ class ZipfDMLab(gymnasium.Env):
         full = self._steps >= self.levels[self._task].steps - STEPS_PER_SECOND
         terminated, truncated = not self._running and not full, not self._running and full
         return self._observation(), reward, terminated, truncated, self._info()
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+        """The last view ``[H, W, 3]``; None without a render mode.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self.render_mode is None:
+            return None
+        if not self._seen:
+            raise ResetNeeded("no episode is under way: call reset() first")
+        return self._seen["image"].copy()
 
     def close(self) -> None:
         """Closes the engines; closing twice is fine."""

@@ -73,6 +73,9 @@ def test_without_the_engine_it_says_what_to_install(monkeypatch):
 @pytest.mark.usefixtures("engine")
 def test_gymnasium_finds_no_fault(recwarn):
     check_env(ZipfDMLab(), skip_render_check=True)
+    env = ZipfDMLab(render_mode="rgb_array")
+    obs, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(env.render(), obs["image"])
     assert [str(w.message) for w in recwarn] == []
 
 
