@@ -8,6 +8,10 @@ back end stacks frames itself; ours also tells rooms or cells, lives and frame n
 
 from __future__ import annotations
 
+import sys
+
+sys.path.pop(0)  # benchmarks/envs.py would hide the package envs
+
 import argparse
 import logging
 import time

@@ -8,6 +8,10 @@ They take turns, ``--rounds`` times. Claims: at least 1.5x the plain loop on 2 c
     python benchmarks/explore.py [--rounds 3] [--envs 16] [--rollouts 2] [--device auto]
 """
 
+import sys
+
+sys.path.pop(0)  # benchmarks/envs.py would hide the package envs
+
 import argparse
 import statistics
 import time
