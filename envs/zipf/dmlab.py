@@ -169,7 +169,7 @@ class ZipfDMLab(gymnasium.Env):
         terminated, truncated = not self._running and not full, not self._running and full
         return self._observation(), reward, terminated, truncated, self._info()
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The last view ``[H, W, 3]``; None without a render mode.
 
         Raises:
