@@ -54,7 +54,8 @@ def headline(metrics: Mapping[str, float], config: ExploreConfig) -> dict[str, f
     """The names that design 10 promises, where the environment gives them."""
     game = atari_game(config.env)
     if game is None:
-        maze = "episode/coverage" in metrics
+        # Only a maze says where its noise is.
+        maze = "noise/time" in metrics
         return {name: metrics[own] for name, own in MAZE.items() if own in metrics} if maze else {}
     found = {"atari/frames_per_second": FRAMES_PER_STEP * metrics["steps_per_second"]}
     rooms = [metrics[name] for name in ("lifetime/rooms", "eval/sampled/rooms_mean") if name in metrics]

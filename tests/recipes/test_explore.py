@@ -35,7 +35,7 @@ def config(tmp_path) -> ExploreConfig:
         curiosity=replace(
             base.curiosity, horizon=4, hindsight_hidden=(16,), num_negatives=8, warmup_steps=1, ngu_capacity=64
         ),
-        learn=replace(base.learn, steps=16),
+        learn=replace(base.learn, steps=16, epochs=2, minibatches=2),
         train=replace(base.train, log_every=4, monitor_every=4, checkpoint_every=6),
         eval=replace(base.eval, episodes=2, max_steps=40, greedy=True),
     )

@@ -297,7 +297,7 @@ def test_unjitted_runs_give_the_same_bytes():
 
 @both
 def test_steps_allocate_no_arrays(make, arguments):
-    n = 512
+    n = 2048  # an array of an entry each is far larger than the calls' own small objects
     env = make(n, copy=False, **arguments)
     env.reset(seed=0)
     actions = np.random.default_rng(0).integers(0, 10, (40, n))
