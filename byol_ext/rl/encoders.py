@@ -54,7 +54,11 @@ def mlp_encoder(
 
 
 def nature_cnn(shape: Sequence[int], width: int = 512, *, scale: float = 1 / 255) -> ObservationEncoder:
-    """The convolutions of DQN (32x8/4, 64x4/2, 64x3/1) and a linear layer, ReLU throughout, for 84x84 pictures."""
+    """The convolutions of DQN (32x8/4, 64x4/2, 64x3/1) with ReLU, and a linear layer, for 84x84 pictures.
+
+    The embedding is linear, as in BYOL-Explore: a ReLU would give all of them a large common part, and a world model
+    that only predicts that part already has a cosine near one.
+    """
     convolutions = nn.Sequential(
         _orthogonal(nn.Conv2d(shape[0], 32, 8, 4), 2**0.5),
         nn.ReLU(),
@@ -110,7 +114,7 @@ class _Residual(nn.Module):
 def _with_linear(convolutions: nn.Sequential, shape: Sequence[int], width: int) -> nn.Sequential:
     with torch.no_grad():
         features = convolutions(torch.zeros(1, *shape)).shape[-1]
-    return nn.Sequential(*convolutions, _orthogonal(nn.Linear(features, width), 2**0.5), nn.ReLU())
+    return nn.Sequential(*convolutions, _orthogonal(nn.Linear(features, width), 2**0.5))
 
 
 def _orthogonal(layer: nn.Module, gain: float) -> nn.Module:

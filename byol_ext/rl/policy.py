@@ -141,6 +141,8 @@ class ActorCritic(nn.Module):
             with torch.autocast(device, enabled=False):
                 return self._outputs(belief)
         x = as_float(belief)
+        if self.trunk.core is None:
+            x = x.relu()  # an embedding is linear
         if self.widen is not None and self.residual is not None:
             x = self.widen(x).relu()
             x = x + self.residual(x).relu()
