@@ -28,7 +28,7 @@ from byol_ext.rl.curiosity.ngu import NGU
 from byol_ext.rl.curiosity.rnd import RND
 from byol_ext.rl.policy import ActorCritic
 from byol_ext.rl.rollout import RewardMix, RolloutSource, prepare
-from byol_ext.rl.spaces import discrete_actions, observation_shape
+from byol_ext.rl.spaces import channels_first, discrete_actions, observation_shape
 from byol_ext.training import FitResult, Run, TrainConfig, fit, load_weights, rank_and_world
 from recipes.config import from_dict
 from recipes.explore_config import ExploreConfig
@@ -244,7 +244,7 @@ def seed_statistics(experiment: Experiment) -> None:
     device = next(experiment.agent.parameters()).device
     for _ in range(-(-128 * config.curiosity.warmup_steps // config.envs.num)):
         obs, *_ = env.step(random.integers(env.single_action_space.n, size=env.num_envs))
-        frames = np.ascontiguousarray(np.moveaxis(obs, -1, 1) if channels_last else obs)
+        frames = channels_first(obs, last=channels_last)
         distillation.observe_random(torch.from_numpy(frames).to(device))
     env.close()
 

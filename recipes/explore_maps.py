@@ -13,7 +13,7 @@ from byol_ext.training import Run
 from byol_ext.training.checkpoint import load_checkpoint
 from recipes.config import from_dict
 from recipes.explore_config import ExploreConfig
-from recipes.explore_results import FRAMES_PER_STEP, atari_game
+from recipes.explore_results import FRAMES_PER_STEP, atari_game, frames_per_step
 
 
 def maps_of_run(path: Path, out: Path | None = None) -> dict[str, Any]:
@@ -77,11 +77,6 @@ def draw_maps(run: Run, tracker: ExplorationTracker, config: ExploreConfig, *, o
             )
         )
     return pictures
-
-
-def frames_per_step(config: ExploreConfig) -> int:
-    """Emulator frames of an agent step."""
-    return FRAMES_PER_STEP if atari_game(config.env) is not None else 1
 
 
 def _maze(tracker: ExplorationTracker, config: ExploreConfig, path: Path) -> Path:

@@ -73,6 +73,11 @@ def atari_game(env: str) -> str | None:
     return rom_name(env)
 
 
+def frames_per_step(config: ExploreConfig) -> int:
+    """Emulator frames of an agent step."""
+    return FRAMES_PER_STEP if atari_game(config.env) is not None else 1
+
+
 def protocol(config: ExploreConfig) -> dict[str, Any]:
     """How it was measured."""
     atari = atari_game(config.env) is not None
@@ -81,7 +86,7 @@ def protocol(config: ExploreConfig) -> dict[str, Any]:
         "agent": config.agent,
         "noise": config.envs.noise,
         "env_steps": config.env_steps,
-        "frames_per_step": FRAMES_PER_STEP if atari else 1,
+        "frames_per_step": frames_per_step(config),
         "atari_protocol": config.envs.protocol if atari else None,
         "environments": config.envs.num * rank_and_world()[1],
         "seed": config.seed,

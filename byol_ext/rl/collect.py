@@ -21,7 +21,7 @@ from torch import Tensor
 from byol_ext.rl.packing import pack, unpack
 from byol_ext.rl.policy import ActorCritic, sample_actions
 from byol_ext.rl.segment import Segment
-from byol_ext.rl.spaces import discrete_actions, observation_shape
+from byol_ext.rl.spaces import channels_first, discrete_actions, observation_shape
 from byol_ext.rng import keyed_uniform, sample_keys
 
 INFO_KEYS = ("noise_on", "noise_asked", "cell", "room", "inventory", "coverage", "tracker_hits")
@@ -299,9 +299,7 @@ class Collector:
         return self.terminated[row - 1, part] | self.truncated[row - 1, part]
 
     def _put(self, row: int, index: int, obs: np.ndarray) -> None:
-        if self._channels_last:
-            obs = np.moveaxis(obs, -1, 1)
-        source = torch.from_numpy(np.ascontiguousarray(obs))
+        source = torch.from_numpy(channels_first(obs, last=self._channels_last))
         staging = self._staging[index]
         if staging is not None:
             source = staging.copy_(source)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from byol_ext.rl.policy import ActorCritic, sample_actions
 from byol_ext.rl.segment import Segment
-from byol_ext.rl.spaces import observation_shape
+from byol_ext.rl.spaces import channels_first, observation_shape
 from byol_ext.rng import keyed_uniform, sample_keys
 
 Watch = Callable[[int, Mapping[str, Any]], None]
@@ -226,6 +226,4 @@ class _Player:
         return reward, self._ended, reset, self.info
 
     def _tensor(self, obs: np.ndarray) -> Tensor:
-        if self._channels_last:
-            obs = np.moveaxis(obs, -1, 1)
-        return torch.from_numpy(np.ascontiguousarray(obs)).to(self.device)
+        return torch.from_numpy(channels_first(obs, last=self._channels_last)).to(self.device)

@@ -25,6 +25,7 @@ from byol_ext.rl.ppo import mix_advantages
 from byol_ext.rl.returns import gae
 from byol_ext.rl.segment import Segment
 from byol_ext.rng import sample_generator
+from byol_ext.training.accumulate import to_device
 from byol_ext.training.trainable import process_buffers
 
 
@@ -171,7 +172,7 @@ class RolloutSource:
         pending = state["pending"]
         if pending is not None:
             segment = Segment(**pending["segment"]).to(device)
-            self._pending = _Pending(segment, _to(pending["extra"], device), pending["number"], pending["taken"])
+            self._pending = _Pending(segment, to_device(pending["extra"], device), pending["number"], pending["taken"])
 
     def _collect(self) -> _Pending:
         rollout = self.collector.collect()
@@ -270,12 +271,6 @@ def _select(name: str, value: Any, chosen: Tensor) -> Any:
     if isinstance(value, dict):
         return {key: _select(key, item, chosen) for key, item in value.items()}
     return value[chosen] if name == "policy_state" else value[:, chosen].transpose(0, 1)
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return value.to(device)
 
 
 def _array(value: Tensor) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 
 def observation_shape(space: Any) -> tuple[tuple[int, ...], bool]:
     """Channel-first shape of a space's observations, and whether they come channel-last.
@@ -17,6 +19,16 @@ def observation_shape(space: Any) -> tuple[tuple[int, ...], bool]:
     if len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] not in (1, 3, 4):
         return (shape[2], shape[0], shape[1]), True
     return tuple(shape), False
+
+
+def channels_first(obs: np.ndarray, *, last: bool) -> np.ndarray:
+    """A batch of observations as :func:`observation_shape` has them, contiguous.
+
+    Args:
+        obs: ``[B, ...]``.
+        last: Whether its channels come last.
+    """
+    return np.ascontiguousarray(np.moveaxis(obs, -1, 1) if last else obs)
 
 
 def discrete_actions(space: Any) -> int:
