@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from byol_ext.ledger import BadSampleLedger
 from byol_ext.training import LoaderSource, ResumableSampler, Run, TrainConfig, fit
 from recipes.slap import Prepare, build, build_inputs
 from recipes.slap_config import LossConfig, SlapConfig, tiny
@@ -71,7 +72,6 @@ def measure(loss: str, mode: str, micro: int, steps: int) -> None:
     config = config_of(loss, micro)
     inputs = build_inputs(config)
     towers = build(config, inputs)
-    from byol_ext.audio.data import BadSampleLedger
 
     prepare = Prepare(towers, seed=0, groups=False, ledger=BadSampleLedger())
     source = LoaderSource(Clips(), ResumableSampler(1 << 20, micro), collate=collate_rows)

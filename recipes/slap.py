@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from byol_ext.audio.data import BadSampleLedger, caption_duplicate_rate
+from byol_ext.audio.data import caption_duplicate_rate
 from byol_ext.bootstrap import Ctx
+from byol_ext.ledger import BadSampleLedger
 from byol_ext.metrics.spectrum import CollapseMonitor
 from byol_ext.rng import sample_keys
 from byol_ext.text import FrozenTextFeatures, to_device
@@ -45,6 +46,8 @@ from recipes.slap_eval import Towers, embed_pairs
 from recipes.slap_model import FrontEnd, Tokenize, build_audio, build_bootstrap, build_text
 
 logger = logging.getLogger(__name__)
+KEPT = {"silent": "drop_silent_dbfs drops such clips in training"}
+"""What to do about samples that are kept although they are odd."""
 FREE = ("eval", "root", "data.workers", "text.cache")
 """What may differ when a run is resumed: it does not change the weights."""
 
@@ -176,7 +179,7 @@ def train(config: SlapConfig, *, resume: bool = False) -> tuple[FitResult, Tower
     )
     scaled = scale_lr(config)
     slap = build(config, inputs, steps=total_steps(scaled, source))
-    ledger = BadSampleLedger(max_bad_fraction=config.data.max_bad_fraction)
+    ledger = BadSampleLedger(max_bad_fraction=config.data.max_bad_fraction, hints=KEPT)
     prepare = Prepare(slap, seed=config.seed, groups=config.loss.mask_duplicates, ledger=ledger)
     rank = rank_and_world()[0]
     if rank == 0 and config.data.train != "tonecaps":

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from byol_ext.audio.data import AudioTextDataset, BadSampleLedger, SampleSource
+from byol_ext.audio.data import AudioTextDataset, SampleSource
 from byol_ext.audio.waves import Windows, cut_windows, pool_windows
 from byol_ext.bootstrap import Bootstrap
+from byol_ext.ledger import BadSampleLedger
 from byol_ext.metrics.bootstrap import bootstrap_interval
 from byol_ext.metrics.classification import confusion
 from byol_ext.metrics.modality_gap import gap_metrics, gap_shift_curve

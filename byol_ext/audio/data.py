@@ -1,4 +1,4 @@
-"""Audio-text pairs for training and evaluation: items keyed by (id, epoch), batches, and the account of bad samples.
+"""Audio-text pairs for training and evaluation: items keyed by (id, epoch), and batches.
 
 Sources are in ``readers.py``, ``importers.py``, ``shards.py`` and ``tonecaps.py``. An item depends on (seed, epoch, id)
 alone, so results depend neither on the number of workers nor on the batch. Legend: ``B`` batch, ``S`` samples.
@@ -6,10 +6,8 @@ alone, so results depend neither on the number of workers nor on the batch. Lege
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from byol_ext.audio.decode import BadAudio, Clip, Crop, int16_normalize, level_dbfs
-from byol_ext.audio.packing import ShardReport, read_errors_jsonl, write_errors_jsonl, write_shards
+from byol_ext.audio.packing import ShardReport, write_shards
 from byol_ext.audio.readers import HFAudioText, ManifestDataset, hf_samples
 from byol_ext.audio.samples import (
     AudioTextSample,
@@ -31,6 +29,7 @@ from byol_ext.audio.samples import (
 )
 from byol_ext.audio.shards import WebDatasetShards
 from byol_ext.audio.waves import Fill, fill_clip
+from byol_ext.ledger import TooManyBadSamples
 from byol_ext.rng import sample_generator
 
 __all__ = [
@@ -38,31 +37,22 @@ __all__ = [
     "AudioTextSample",
     "BadAudio",
     "BadCaption",
-    "BadSampleLedger",
     "HFAudioText",
     "ManifestDataset",
     "SampleList",
     "SampleSource",
     "ShardReport",
-    "TooManyBadSamples",
     "WebDatasetShards",
     "caption_duplicate_rate",
     "caption_list",
     "collate",
     "hf_samples",
-    "read_errors_jsonl",
-    "write_errors_jsonl",
     "write_shards",
 ]
 
-_log = logging.getLogger(__name__)
 OnBad = Literal["replace", "report", "raise"]
 SILENCE_DBFS = -90.0
 """Level below which a clip is reported as silent (one step of 16-bit audio is at about -90 dBFS)."""
-
-
-class TooManyBadSamples(RuntimeError):
-    """More samples than allowed could not be used; the message lists the causes."""
 
 
 class AudioTextDataset(Dataset[dict[str, Any]]):
@@ -212,115 +202,6 @@ class AudioTextDataset(Dataset[dict[str, Any]]):
         return wave_S, clip.duration
 
 
-class BadSampleLedger:
-    """Adds up bad samples in the main process; logs each cause once and stops the run when there are too many.
-
-    Call `update` with every batch and `check` at the end of each epoch.
-
-    Args:
-        max_bad_fraction: Largest share of the samples tried that may be bad (5 %, slap spec §10).
-        min_seen: Samples to see before `update` judges; `check` judges at once.
-
-    Attributes:
-        seen: Samples tried.
-        bad: Bad ones, by cause.
-        entries: Each bad sample once: ``{"key", "cause", "message"}``, ready for `write_errors_jsonl`.
-
-    Example:
-        >>> ledger = BadSampleLedger()
-        >>> ledger.update({"seen": 100, "bad": {"silent": 2}, "errors": []})
-        >>> ledger.fraction
-        0.02
-    """
-
-    def __init__(self, *, max_bad_fraction: float = 0.05, min_seen: int = 100) -> None:
-        if not 0.0 <= max_bad_fraction <= 1.0:
-            raise ValueError(f"max_bad_fraction={max_bad_fraction}: expected a share between 0 and 1")
-        self._max_bad_fraction = max_bad_fraction
-        self._min_seen = min_seen
-        self.seen = 0
-        self.bad: Counter[str] = Counter()
-        self._entries: dict[tuple[str, str], dict[str, str]] = {}
-        self._logged: set[str] = set()
-        self._silence_logged = False
-
-    @property
-    def fraction(self) -> float:
-        """Share of the samples tried that was bad."""
-        return self.bad.total() / self.seen if self.seen else 0.0
-
-    @property
-    def entries(self) -> list[dict[str, str]]:
-        """Each bad sample once."""
-        return list(self._entries.values())
-
-    def update(self, batch: Mapping[str, Any]) -> None:
-        """Add a batch of `collate`.
-
-        Raises:
-            TooManyBadSamples: If ``min_seen`` samples were tried and too many were bad.
-        """
-        self.seen += batch["seen"]
-        for error in batch["errors"]:
-            if error["cause"] not in self._logged:
-                self._logged.add(error["cause"])
-                _log.warning("bad sample, logged once for %s: %s", error["cause"], error["message"])
-            self._entries.setdefault((error["key"], error["cause"]), dict(error))
-        self.bad.update(batch["bad"])
-        if batch.get("silent") and not self._silence_logged:
-            self._silence_logged = True
-            _log.warning("a silent clip was kept, logged once; drop_silent_dbfs drops such clips in training")
-        if self.seen >= self._min_seen:
-            self.check()
-
-    def check(self) -> None:
-        """Judge what was seen so far.
-
-        Raises:
-            TooManyBadSamples: If too many samples were bad; lists the causes and an example of each.
-        """
-        if self.fraction <= self._max_bad_fraction:
-            return
-        examples = {entry["cause"]: entry["message"] for entry in reversed(self.entries)}
-        causes = "; ".join(f"{n} x {cause} (e.g. {examples.get(cause, '?')})" for cause, n in self.bad.most_common())
-        raise TooManyBadSamples(
-            f"{self.bad.total()} of {self.seen} samples are bad ({self.fraction:.1%}, allowed "
-            f"{self._max_bad_fraction:.1%}): {causes}"
-        )
-
-    def write(self, path: str | Path) -> None:
-        """Add the bad samples to an ``errors.jsonl``; those of an earlier part of the run stay.
-
-        Args:
-            path: The file. Each pair of key and cause is in it once, and it is replaced at once or not at all.
-
-        Raises:
-            ValueError: If the file exists and a line is not a JSON object; names the line.
-        """
-        merged: dict[tuple[Any, Any], Mapping[str, Any]] = {}
-        for entry in [*read_errors_jsonl(path), *self.entries]:
-            merged.setdefault((entry.get("key"), entry.get("cause")), entry)
-        write_errors_jsonl(path, merged.values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Counts, entries and what was logged, for a checkpoint."""
-        return {
-            "seen": self.seen,
-            "bad": dict(self.bad),
-            "entries": self.entries,
-            "logged": sorted(self._logged),
-            "silence_logged": self._silence_logged,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.seen = int(state["seen"])
-        self.bad = Counter(state["bad"])
-        self._entries = {(entry["key"], entry["cause"]): dict(entry) for entry in state["entries"]}
-        self._logged = set(state["logged"])
-        self._silence_logged = bool(state["silence_logged"])
-
-
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A batch of items; items without audio (reported as bad in evaluation) are left out and listed.
 
@@ -330,7 +211,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``audio`` (or ``features``) ``[B, S]`` float32, ``ids``, ``epochs`` ``[B]`` int64, ``duration`` ``[B]``
         float32, lists ``keys``, ``captions`` (a list each), ``caption``, ``tags``; ``audio_2`` and ``caption_2`` if
-        the items have them; ``bad`` {cause: count}, ``errors``, ``seen`` and ``silent`` for `BadSampleLedger`.
+        the items have them; ``bad`` {cause: count}, ``errors``, ``seen`` and ``notes`` for `BadSampleLedger`.
 
     Raises:
         ValueError: If no item has audio, since a network must not get an empty tensor; or if lengths differ.
@@ -353,7 +234,7 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "bad": dict(bad),
         "errors": errors,
         "seen": len(usable) + bad.total(),
-        "silent": sum(bool(item["silent"]) for item in usable),
+        "notes": {"silent": sum(bool(item["silent"]) for item in usable)},
     }
     if "caption_2" in usable[0]:
         batch["caption_2"] = [item["caption_2"] for item in usable]

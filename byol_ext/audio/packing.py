@@ -25,6 +25,7 @@ from rich.progress import Progress
 from byol_ext._extras import require
 from byol_ext.audio.decode import BadAudio, level_dbfs
 from byol_ext.audio.samples import AudioTextSample, BadCaption, SampleSource
+from byol_ext.ledger import replace_file, write_errors_jsonl
 
 Format = Literal["flac", "wav", "ogg", "mp3"]
 Names = Literal["index", "key"]
@@ -135,40 +136,6 @@ def write_shards(
     _write_summary(root)
     errors = tuple(error for state in states.values() for error in state["errors"])
     return ShardReport(tuple(states), sum(state["written"] for state in states.values()), errors)
-
-
-def read_errors_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Entries of an ``errors.jsonl``: ``{"key", "cause", "message", …}``; empty if the file does not exist.
-
-    Args:
-        path: The file, or the folder that holds it.
-
-    Returns:
-        One dictionary a line.
-
-    Raises:
-        ValueError: For a line that is not a JSON object; names file and line.
-    """
-    file = Path(path)
-    file = file / "errors.jsonl" if file.is_dir() else file
-    if not file.exists():
-        return []
-    entries = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{number}: not JSON: {error}") from error
-        if not isinstance(entry, dict):
-            raise ValueError(f"{file}:{number}: got {type(entry).__name__}, expected an object")
-        entries.append(entry)
-    return entries
-
-
-def write_errors_jsonl(path: str | Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Write entries one JSON object a line; the file appears at once or not at all."""
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    _replace(Path(path), text.encode())
 
 
 def _is_source(samples: SampleSource | Iterable[AudioTextSample]) -> TypeGuard[SampleSource]:
@@ -291,7 +258,7 @@ def _write_shard(path: Path, jobs: Iterator[_Job], settings: _Settings, workers:
     partial_path.replace(path)
     size, written = path.stat().st_size, len(names)
     state = {"positions": written + len(errors), "written": written, "size": size, "errors": errors}
-    _replace(_state_file(path), json.dumps(state).encode())
+    replace_file(_state_file(path), json.dumps(state).encode())
     return state
 
 
@@ -318,7 +285,7 @@ def _check_settings(root: Path, settings: _Settings) -> None:
     file = root / _FOLDER / f"{settings.prefix}settings.json"
     wanted = json.loads(json.dumps(asdict(settings)))
     if not file.exists():
-        _replace(file, json.dumps(wanted).encode())
+        replace_file(file, json.dumps(wanted).encode())
         return
     stored = json.loads(file.read_text())
     if stored != wanted:
@@ -329,11 +296,5 @@ def _write_summary(root: Path) -> None:
     """``sizes.json`` and ``errors.jsonl`` of all finished shards in the folder, whatever their prefix."""
     states = {path.name: state for path in sorted(root.glob("*.tar")) if (state := _finished(path)) is not None}
     sizes = {name: state["written"] for name, state in states.items()}
-    _replace(root / "sizes.json", json.dumps(sizes, indent=1).encode())
+    replace_file(root / "sizes.json", json.dumps(sizes, indent=1).encode())
     write_errors_jsonl(root / "errors.jsonl", (error for state in states.values() for error in state["errors"]))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

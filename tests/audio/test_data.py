@@ -16,16 +16,13 @@ from byol_ext.audio.data import (
     AudioTextSample,
     BadAudio,
     BadCaption,
-    BadSampleLedger,
     SampleList,
-    TooManyBadSamples,
     WebDatasetShards,
     collate,
-    read_errors_jsonl,
-    write_errors_jsonl,
     write_shards,
 )
 from byol_ext.audio.waves import fill_clip
+from byol_ext.ledger import BadSampleLedger, TooManyBadSamples, read_errors_jsonl, write_errors_jsonl
 
 SR = 8_000
 
@@ -275,7 +272,7 @@ def test_ledger_logs_each_cause_once_and_writes_errors(tmp_path, caplog):
 
 def bad_batch(*keys: str, cause: str = "silent") -> dict:
     errors = [{"key": key, "cause": cause, "message": f"{key}: {cause}"} for key in keys]
-    return {"seen": 100, "bad": {cause: len(keys)}, "errors": errors, "silent": 1}
+    return {"seen": 100, "bad": {cause: len(keys)}, "errors": errors, "notes": {"silent": 1}}
 
 
 def test_ledger_logs_a_cause_once_within_a_batch_and_after_a_resume(caplog):
@@ -347,7 +344,7 @@ def test_collate():
     assert batch["keys"] == ["s2", "s0"]
     assert batch["captions"] == [["one", "two", "three"]] * 2
     assert batch["tags"] == [{"i": 2}, {"i": 0}]
-    assert (batch["bad"], batch["errors"], batch["seen"], batch["silent"]) == ({}, [], 2, 0)
+    assert (batch["bad"], batch["errors"], batch["seen"], batch["notes"]) == ({}, [], 2, {"silent": 0})
 
 
 def test_collate_never_gives_an_empty_tensor_or_unequal_lengths():

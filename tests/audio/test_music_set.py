@@ -12,19 +12,12 @@ from torch.utils.data import DataLoader
 
 from byol_ext.audio import music_render
 from byol_ext.audio.abc_tunes import Tune, read_tunes
-from byol_ext.audio.data import (
-    AudioTextDataset,
-    AudioTextSample,
-    BadAudio,
-    WebDatasetShards,
-    collate,
-    read_errors_jsonl,
-    write_shards,
-)
+from byol_ext.audio.data import AudioTextDataset, AudioTextSample, BadAudio, WebDatasetShards, collate, write_shards
 from byol_ext.audio.music import Item, MusicSource, build_music_set
 from byol_ext.audio.music_facts import INSTRUMENTS
 from byol_ext.audio.music_render import TIMGM6MB, Renderer, missing_for_music
 from byol_ext.audio.wesnoth import WESNOTH, vorbis_comments, wesnoth_tracks, wesnoth_windows
+from byol_ext.ledger import read_errors_jsonl
 
 MISSING = missing_for_music()
 needs_renderer = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

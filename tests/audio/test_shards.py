@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from byol_ext.audio import packing
 from byol_ext.audio.decode import BadAudio
-from byol_ext.audio.packing import read_errors_jsonl, write_errors_jsonl, write_shards
+from byol_ext.audio.packing import write_shards
 from byol_ext.audio.samples import AudioTextSample, BadCaption, SampleList
 from byol_ext.audio.shards import WebDatasetShards, expand_braces
 from byol_ext.audio.tonecaps import ToneCapsSource
+from byol_ext.ledger import read_errors_jsonl, write_errors_jsonl
 
 sf = pytest.importorskip("soundfile", reason="pip install 'byol_ext[slap]'")
 SR = 8_000

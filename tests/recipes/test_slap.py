@@ -14,7 +14,8 @@ import torch
 import yaml
 from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
 
-from byol_ext.audio.data import AudioTextSample, BadSampleLedger, SampleList, TooManyBadSamples
+from byol_ext.audio.data import AudioTextSample, SampleList
+from byol_ext.ledger import BadSampleLedger, TooManyBadSamples
 from byol_ext.training import plain
 from recipes.slap import Prepare, build, build_inputs, caption_groups, load_run, scale_lr, train
 from recipes.slap_commands import train_and_evaluate

@@ -1,0 +1,1 @@
+"""Video: decoding, readers, clips, augmentation on the device, temporal derivatives, encoders."""
