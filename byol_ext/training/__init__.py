@@ -4,6 +4,7 @@ from byol_ext.training.accumulate import Accumulator, Prepare, Window, average_g
 from byol_ext.training.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from byol_ext.training.config import TrainConfig, learning_rate, total_steps
 from byol_ext.training.environment import environment
+from byol_ext.training.lars import LARS
 from byol_ext.training.loop import Evaluate, FitResult, Monitor, fit
 from byol_ext.training.optim import adamw, parameter_groups
 from byol_ext.training.run import Run, plain
@@ -11,6 +12,7 @@ from byol_ext.training.source import Batch, EpochSource, LoaderSource, Resumable
 from byol_ext.training.trainable import Trainable, TwoStage
 
 __all__ = [
+    "LARS",
     "Accumulator",
     "Batch",
     "EpochSource",

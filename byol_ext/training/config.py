@@ -55,7 +55,9 @@ class TrainConfig:
     warmup: float = 0.1
     """Fraction of the steps with linear warm-up (SLAP 4.3)."""
     schedule: Literal["cosine", "const"] = "cosine"
-    """Learning rate after the warm-up: half a cosine to zero, or constant."""
+    """Learning rate after the warm-up: half a cosine to ``final_lr``, or constant."""
+    final_lr: float = 0.0
+    """Where the cosine ends, as a fraction of the peak (ViDiDi's code: .001)."""
     weight_decay: float = 1e-6
     """AdamW's decay of weight matrices (SLAP's public configuration); none on norms, biases and 1-D parameters."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -98,6 +100,8 @@ class TrainConfig:
         for name in ("monitor_every", "evaluate_every", "clip_norm", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if not 0.0 <= self.final_lr <= 1.0:
+            raise ValueError(f"final_lr={self.final_lr} is a fraction of lr and must lie in [0, 1]")
         if not 0.0 <= self.warmup <= 1.0:
             raise ValueError(f"warmup={self.warmup} is a fraction of the steps and must lie in [0, 1]")
         for name in ("steps", "epochs", "samples_seen"):
@@ -146,4 +150,4 @@ def learning_rate(config: TrainConfig, steps: int) -> Schedule:
     warmup = round(config.warmup * steps)
     if config.schedule == "const":
         return warmup_constant(config.lr, warmup)
-    return warmup_cosine(config.lr, steps, warmup)
+    return warmup_cosine(config.lr, steps, warmup, config.final_lr * config.lr)

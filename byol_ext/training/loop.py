@@ -87,6 +87,7 @@ def fit(
     evaluate: Evaluate | None = None,
     resume: bool = False,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+    lr: Schedule | None = None,
     unit: str = "samples",
     headline: str | None = None,
 ) -> FitResult:
@@ -110,6 +111,7 @@ def fit(
         resume: Whether to continue from the run's newest complete checkpoint; without one, training starts anew.
         optimizer: Builds the optimiser; default: AdamW (:func:`byol_ext.training.adamw`). A group's
             ``lr_scale`` multiplies the schedule; with a true ``constant_lr`` it multiplies the peak rate instead.
+        lr: Learning rate of each step in place of the configuration's warm-up and schedule.
         unit: What the rate counts.
         headline: Key of the log record to show in the progress bar.
 
@@ -152,7 +154,9 @@ def fit(
         progress = Progress(
             total, done=state.counters.step, unit=unit, headline=headline, enabled=accelerator.is_main_process
         )
-        trainer = _Trainer(state, accumulator, total, monitors, evaluate, progress, stop)
+        trainer = _Trainer(
+            state, accumulator, total, lr or learning_rate(config, total), monitors, evaluate, progress, stop
+        )
         try:
             return trainer.run()
         finally:
@@ -171,13 +175,13 @@ class _Trainer:
         state: TrainState,
         accumulator: Accumulator,
         total: int,
+        lr: Schedule,
         monitors: Sequence[Monitor],
         evaluate: Evaluate | None,
         progress: Progress,
         stop: StopSignals,
     ) -> None:
-        self.lr: Schedule = learning_rate(state.config, total)
-        self.state, self.accumulator, self.total = state, accumulator, total
+        self.state, self.accumulator, self.total, self.lr = state, accumulator, total, lr
         self.monitors, self.evaluate, self.progress, self.stop = monitors, evaluate, progress, stop
         self.accelerator: Accelerator = state.accelerator
         self.model, self.optimizer, self.config, self.run_dir = state.model, state.optimizer, state.config, state.run

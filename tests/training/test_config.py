@@ -59,7 +59,7 @@ def test_epochs_need_a_source_with_epochs() -> None:
     [
         {"accumulate_steps": 0}, {"log_every": 0}, {"checkpoint_every": 0}, {"keep": 0}, {"nan_patience": 0},
         {"monitor_every": -1}, {"clip_norm": -1.0}, {"weight_decay": -1.0}, {"warmup": 1.5}, {"steps": 0},
-        {"epochs": -1.0}, {"samples_seen": 0},
+        {"epochs": -1.0}, {"samples_seen": 0}, {"final_lr": 2.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -76,6 +76,8 @@ def test_learning_rate_ends_at_zero_or_stays() -> None:
     cosine = learning_rate(TrainConfig(lr=2.0, warmup=0.1), 100)
     assert max(cosine(k) for k in range(100)) == pytest.approx(2.0)
     assert cosine(99) < 2e-3
+    ended = learning_rate(TrainConfig(lr=2.0, warmup=0.0, final_lr=0.25), 100)
+    assert (ended(0), ended(100)) == (pytest.approx(2.0), pytest.approx(0.5))
     const = learning_rate(TrainConfig(lr=2.0, warmup=0.0, schedule="const"), 100)
     assert {const(k) for k in range(100)} == {2.0}
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from byol_ext.bootstrap import Bootstrap, Ctx, Out
-from byol_ext.training import Run, fit, latest_checkpoint, load_checkpoint, loop
+from byol_ext.training import LARS, Run, fit, latest_checkpoint, load_checkpoint, loop, parameter_groups
 from byol_ext.training.run import json_value
 
 
@@ -285,6 +285,21 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
         moved[clip] = float(torch.stack(difference).sum().sqrt())
     assert moved[0.0] > 0.05
     assert moved[1e-3] <= 1e-3 * 1.001
+
+
+def test_a_given_learning_rate_replaces_the_schedule(tmp_path: Path) -> None:
+    config = toy.config(steps=4, lr=9.0, log_every=1)
+    run = Run.create(tmp_path / "r", recipe="toy", config=config, resume_command="again")
+    fit(
+        toy.slap(),
+        toy.source(),
+        config,
+        prepare=toy.prepare,
+        run=run,
+        lr=lambda step: 0.01 * (step % 2 + 1),
+        optimizer=lambda model: LARS(parameter_groups(model, 1e-6), config.lr),
+    )
+    assert [record["lr"] for record in run.metrics()] == [0.01, 0.02, 0.01, 0.02]
 
 
 class Counting(nn.Module):
