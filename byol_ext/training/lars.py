@@ -16,8 +16,8 @@ class LARS(torch.optim.Optimizer):
 
     Per tensor: ``g <- grad + wd w``; ``trust = eta |w| / |g|``, 1 where either norm is 0;
     ``m <- momentum m + trust g``; ``w <- w - lr m``. Tensors of fewer than two dims (biases, norms) get plain momentum
-    SGD without decay. This is the optimiser of the published BYOL and VICReg code (core-ssl spec 14), where the decay is
-    inside the norm.
+    SGD without decay. It is the optimiser of the published BYOL and VICReg code (core-ssl spec 14): the decay counts
+    in the norm.
 
     Args:
         params: Parameters or groups.
