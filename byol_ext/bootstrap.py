@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from byol_ext.ema import EMA
-from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed, like_rows, row_mask
+from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed, joined, like_rows, row_mask, rows_of
 from byol_ext.heads import WindowBatchNorm2d, batch_norms
 from byol_ext.losses.pair import cosine_distance
 from byol_ext.predictors import Ctx, Prediction, Predictor
@@ -59,7 +59,7 @@ class Bootstrap(nn.Module):
         pair: Pair loss ``(q=, target=) -> [...]``.
         set_terms: Losses that mix samples.
         view_batching: ``separate`` runs each view through its branch alone, as BYOL's reference does, so BatchNorm
-            statistics are per view; ``concat`` runs the views of a branch in one batch.
+            statistics are per view; ``concat`` runs the views of a branch through encoder and projector in one batch.
 
     Raises:
         ValueError: If a name is unknown, or an edge exists without a target.
@@ -173,12 +173,9 @@ class Bootstrap(nn.Module):
         ctx = ctx if ctx is not None else Ctx()
         edges = self.edges(step)
         out = Out(loss=next(iter(encoded.online.values())).new_zeros((), dtype=torch.float32))
-        for view, y in encoded.online.items():
-            out.online[view] = Latent(y, self._branch(self.views[view]).projector(y))
-        for view, y in encoded.target.items():
-            assert self.target is not None
-            online_z = out.online[view].z if view in out.online else None
-            out.target[view] = self.target.project(self.views[view], y, online_z=online_z)
+        z = self._run(encoded.online, set(encoded.online), lambda name, y, view: self._branch(name).projector(y))
+        out.online = {view: Latent(y, z[view]) for view, y in encoded.online.items()}
+        out.target = self._targets(encoded.target, out.online)
         for edge in edges:
             self._add_edge(edge, out, ctx, step)
         for term in self._terms():
@@ -318,9 +315,22 @@ class Bootstrap(nn.Module):
             members = [view for view in ordered if self.views[view] == name]
             self._select_window(name, name)
             inputs = [views[view] for view in members]
-            parts = encode(name, _concat(inputs), None).split([_rows(x) for x in inputs])
+            parts = encode(name, joined(inputs), None).split([rows_of(x) for x in inputs])
             result |= dict(zip(members, parts, strict=True))
         return result
+
+    def _targets(self, encoded: Mapping[str, Tensor], online: Mapping[str, Latent]) -> dict[str, Latent]:
+        """Target latents of representations."""
+        if self.target is None:
+            return {}
+        project = self.target.project
+
+        def projection(name: str, y: Tensor, view: str | None) -> Tensor:
+            own = online[view].z if view is not None and view in online else None
+            return project(name, y, online_z=own).z
+
+        z = self._run(encoded, set(encoded), projection)
+        return {view: Latent(y, z[view]) for view, y in encoded.items()}
 
     def _select_window(self, name: str, key: str) -> None:
         for norm, _ in self._windowed(name):
@@ -374,17 +384,6 @@ class Bootstrap(nn.Module):
         out.terms[term.name] = loss.detach()
         out.terms |= {f"{term.name}/{name}": value for name, value in parts.items()}
         out.loss = out.loss + at(term.weight, step) * loss
-
-
-def _concat(inputs: Sequence[Any]) -> Any:
-    """Inputs of several views as one batch; mappings are put together key by key."""
-    if isinstance(inputs[0], Mapping):
-        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}
-    return torch.cat(tuple(inputs))
-
-
-def _rows(x: Any) -> int:
-    return len(next(iter(x.values()))) if isinstance(x, Mapping) else len(x)
 
 
 def _window_norm(branch: Branch | None) -> WindowNorm | None:

@@ -109,6 +109,18 @@ def row_mask(name: str | None, ctx: Ctx) -> Tensor | None:
     return ctx.masks[name]
 
 
+def joined(inputs: Sequence[Any]) -> Any:
+    """Inputs of several views as one batch; mappings are put together key by key."""
+    if isinstance(inputs[0], Mapping):
+        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}
+    return torch.cat(tuple(inputs))
+
+
+def rows_of(x: Any) -> int:
+    """Rows of a view's input, a tensor or a mapping of tensors."""
+    return len(next(iter(x.values()))) if isinstance(x, Mapping) else len(x)
+
+
 def like_rows(weight: Tensor, elements: Tensor, edge: str) -> Tensor:
     """A row mask ``[B]`` (or of more leading dims) that multiplies elements ``[B, ...]``.
 

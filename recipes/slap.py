@@ -36,6 +36,7 @@ from byol_ext.training import (
     TrainConfig,
     fit,
     load_weights,
+    process_device,
     rank_and_world,
     total_steps,
 )
@@ -66,7 +67,7 @@ def build_inputs(config: SlapConfig) -> Inputs:
     """Freshly initialised encoders with front-end and tokenizer; ``config.seed`` seeds the weights."""
     torch.manual_seed(config.seed)
     audio = build_audio(config.audio)
-    text, tokenize = build_text(config.text, device=device_of(config))
+    text, tokenize = build_text(config.text, device=str(process_device(config.train.device)))
     return Inputs(audio, text, FrontEnd(config.audio, audio), tokenize)
 
 
@@ -88,13 +89,6 @@ def build(config: SlapConfig, inputs: Inputs, *, steps: int = 1) -> Towers:
         batch=effective_batch(config),
     )
     return Towers(model, inputs.front, inputs.tokenize)
-
-
-def device_of(config: SlapConfig) -> str:
-    """Device of this process."""
-    if config.train.device == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
 
 
 def effective_batch(config: SlapConfig) -> int:
@@ -251,5 +245,5 @@ def load_run(path: str | Path) -> tuple[SlapConfig, Towers, Run]:
         raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
     slap = build(config, build_inputs(config))
     load_weights(slap.model, run.latest)
-    slap.model.to(device_of(config)).eval()
+    slap.model.to(process_device(config.train.device)).eval()
     return config, slap, run

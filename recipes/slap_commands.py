@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from byol_ext.training import FitResult, Run, environment, rank_and_world
+from byol_ext.training import FitResult, Run, environment, process_device, rank_and_world
 from byol_ext.training.curves import read_metrics, training_curves
 from recipes.config import parse
-from recipes.slap import build, build_inputs, device_of, load_run, train
+from recipes.slap import build, build_inputs, load_run, train
 from recipes.slap_config import PRESETS, SlapConfig
 from recipes.slap_data import Splits, open_splits
 from recipes.slap_eval import Evaluation, Towers, compared_on, draw, evaluate
@@ -122,14 +122,15 @@ def report(
         ranks[f"{name}/"] = shifted
     # The trained model's tokenizer is the same and may hold cached features of these captions.
     untrained = build(config, replace(build_inputs(config), tokenize=towers.tokenize))
-    untrained.model.to(device_of(config)).eval()
+    untrained.model.to(process_device(config.train.device)).eval()
     control = evaluate(untrained, test=splits.test, config=config, prompts=splits.prompts, train=splits.train)
     kept = ("retrieval/", "zero_shot/", "probe/", "gap/")
     controls = {"random_init": {k: v for k, v in control.metrics.items() if k.startswith(kept)}}
     save_ranks(run.path / "ranks.npz", ranks | {"random_init/": control})
     draw(evaluation, run.figures, on=compared_on(config))
     draw_training({run.name: run.path / "metrics.jsonl"}, run.figures / "training.png")
-    run.write_results(metrics, controls=controls, protocol=evaluation.protocol, device=device_of(config))
+    device = process_device(config.train.device)
+    run.write_results(metrics, controls=controls, protocol=evaluation.protocol, device=device)
     evaluation.metrics = metrics
     return evaluation
 
@@ -206,7 +207,7 @@ def eval_command(args: Sequence[str]) -> int:
                 {
                     "metrics": evaluation.metrics,
                     "protocol": evaluation.protocol,
-                    "environment": environment(device_of(config)),
+                    "environment": environment(process_device(config.train.device)),
                 }
             )
         )

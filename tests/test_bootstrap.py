@@ -472,6 +472,18 @@ def test_concat_keeps_rows_with_their_view():
         torch.testing.assert_close(together.online[view], separate.online[view])
 
 
+def test_concat_shares_the_statistics_of_encoder_and_projector():
+    model, batch = byol(norm="batch", source="frozen"), views()
+    model.view_batching = "concat"
+    out = model(batch)
+    assert model.target is not None
+    for latents, network in ((out.online, model.branches["net"]), (out.target, model.target.branch("net"))):
+        together = network(torch.cat([batch["a"], batch["b"]])).z.split(len(batch["a"]))
+        for view, expected in zip(("a", "b"), together, strict=True):
+            if view in latents:
+                torch.testing.assert_close(latents[view].z, expected)
+
+
 def test_edges_with_equal_ends_need_labels():
     model, batch = byol(), views()
     model.predictors["other"] = linear_predictor(WIDTH)

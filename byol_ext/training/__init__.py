@@ -3,7 +3,7 @@
 from byol_ext.training.accumulate import Accumulator, Prepare, Window, average_gradients, check_exact
 from byol_ext.training.checkpoint import latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from byol_ext.training.config import TrainConfig, learning_rate, total_steps
-from byol_ext.training.environment import environment
+from byol_ext.training.environment import environment, process_device
 from byol_ext.training.lars import LARS
 from byol_ext.training.loop import Evaluate, FitResult, Monitor, fit
 from byol_ext.training.optim import adamw, parameter_groups
@@ -39,6 +39,7 @@ __all__ = [
     "load_weights",
     "parameter_groups",
     "plain",
+    "process_device",
     "rank_and_world",
     "save_checkpoint",
     "total_steps",

@@ -37,6 +37,17 @@ def environment(device: torch.device | str | None = None) -> dict[str, Any]:
     }
 
 
+def process_device(choice: str = "auto") -> torch.device:
+    """Device of this process among those of its launcher.
+
+    Args:
+        choice: ``cpu``, ``cuda``, or ``auto``: CUDA where PyTorch sees it.
+    """
+    if choice == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
 def device_name(device: torch.device | str | None = None) -> str:
     """Name of the GPU or of the processor.
 
