@@ -167,7 +167,7 @@ def read_errors_jsonl(path: str | Path) -> list[dict[str, Any]]:
 def write_errors_jsonl(path: str | Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Write entries one JSON object a line; the file appears at once or not at all."""
     text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    replace_file(Path(path), text.encode())
+    replace_file(Path(path), text.encode(errors="backslashreplace"))
 
 
 def replace_file(path: Path, data: bytes) -> None:

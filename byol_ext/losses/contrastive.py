@@ -5,6 +5,8 @@ Legend: ``B`` local rows, ``G`` global rows (all ranks), ``D`` width. All comput
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,10 +25,13 @@ def infonce_cross(
     scale: Tensor | float,
     mask: Tensor | None = None,
     groups: Tensor | None = None,
+    directions: Literal["mean", "sum"] = "mean",
+    gather: bool = True,
 ) -> tuple[Tensor, Parts]:
-    """CLIP/CLAP loss: each row picks its partner among all rows of the other view, both ways, averaged.
+    """CLIP/CLAP loss: each row picks its partner among all rows of the other view, both ways.
 
-    ``L = (CE(scale a b^T) + CE(scale b a^T)) / 2`` on unit vectors (spec slap 11).
+    ``L = (CE(scale a b^T) + CE(scale b a^T)) / 2`` on unit vectors (spec slap 11). ViDiDi's SimCLR is this loss with
+    ``scale=10``, ``directions="sum"`` and ``gather=False`` (spec vididi 3).
 
     Args:
         a: First view ``[B, D]``.
@@ -34,15 +39,17 @@ def infonce_cross(
         scale: Inverse temperature, for example ``exp(s)`` of :class:`byol_ext.heads.LogitScale`.
         mask: Rows that have both views ``[B]``; others are neither anchors nor negatives. Default: all.
         groups: Caption ids ``[B]``, int64: rows with an equal id are not each other's negatives. Default: none.
+        directions: ``mean`` halves the sum over the two ways, ``sum`` does not.
+        gather: Whether negatives come from all ranks, or each rank has its own.
 
     Returns:
         Scalar and parts ``a_to_b``, ``b_to_a``, ``accuracy``. The mean is over all local rows, masked ones
         counting zero, so that it adds up over ranks.
     """
     a_BD, b_BD = unit(a), unit(b)
-    a_GD, b_GD = gather_rows(a_BD), gather_rows(b_BD)
-    label_B = _own_columns(a_BD)
-    blocked_BG = _blocked(label_B, len(a_GD), mask, groups)
+    a_GD, b_GD = (gather_rows(a_BD), gather_rows(b_BD)) if gather else (a_BD, b_BD)
+    label_B = _own_columns(a_BD, gather=gather)
+    blocked_BG = _blocked(label_B, len(a_GD), mask, groups, gather=gather)
     row_weight_B = torch.ones_like(a_BD[:, 0]) if mask is None else mask.to(a_BD.dtype)
 
     def one_way(x_BD: Tensor, y_GD: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +64,8 @@ def infonce_cross(
     a_to_b, hit_ab = one_way(a_BD, b_GD)
     b_to_a, hit_ba = one_way(b_BD, a_GD)
     parts = {"a_to_b": a_to_b.detach(), "b_to_a": b_to_a.detach(), "accuracy": (hit_ab + hit_ba) / 2}
-    return (a_to_b + b_to_a) / 2, parts
+    loss = a_to_b + b_to_a
+    return (loss / 2 if directions == "mean" else loss), parts
 
 
 @full_precision
@@ -105,7 +113,7 @@ def sigmoid_pairs(
 
 
 @full_precision
-def nt_xent(z: Tensor, *, temperature: float = 0.1) -> tuple[Tensor, Parts]:
+def nt_xent(z: Tensor, *, temperature: float = 0.1, gather: bool = True) -> tuple[Tensor, Parts]:
     """SimCLR's loss over two views (arXiv 2002.05709, eq. 1; temperature .1 of its ImageNet runs).
 
     Mean over the 2B anchors of ``-s_ip / t + log sum_{k != i} exp(s_ik / t)``.
@@ -113,6 +121,7 @@ def nt_xent(z: Tensor, *, temperature: float = 0.1) -> tuple[Tensor, Parts]:
     Args:
         z: Projections ``[2, B, D]``.
         temperature: Softmax temperature.
+        gather: Whether negatives come from all ranks, or each rank has its own.
 
     Returns:
         Scalar and part ``accuracy``.
@@ -129,8 +138,8 @@ def nt_xent(z: Tensor, *, temperature: float = 0.1) -> tuple[Tensor, Parts]:
     if z.ndim != 3 or z.shape[0] != 2:
         raise ValueError(f"nt_xent takes two views [2, B, D], got {tuple(z.shape)}")
     a_BD, b_BD = unit(z[0]), unit(z[1])
-    a_GD, b_GD = gather_rows(a_BD), gather_rows(b_BD)
-    label_B, total = _own_columns(a_BD), len(a_GD)
+    a_GD, b_GD = (gather_rows(a_BD), gather_rows(b_BD)) if gather else (a_BD, b_BD)
+    label_B, total = _own_columns(a_BD, gather=gather), len(a_GD)
     bank_D = torch.cat([a_GD, b_GD])
 
     def anchors(x_BD: Tensor, own_offset: int, partner_offset: int) -> tuple[Tensor, Tensor]:
@@ -144,19 +153,22 @@ def nt_xent(z: Tensor, *, temperature: float = 0.1) -> tuple[Tensor, Parts]:
     return (loss_a + loss_b) / 2, {"accuracy": (hit_a + hit_b) / 2}
 
 
-def _own_columns(x_BD: Tensor) -> Tensor:
-    """Global column of each local row ``[B]``."""
-    rank, _ = world()
+def _own_columns(x_BD: Tensor, *, gather: bool = True) -> Tensor:
+    """Column of each local row ``[B]`` among the gathered ones."""
+    rank = world()[0] if gather else 0
     return torch.arange(len(x_BD), device=x_BD.device) + rank * len(x_BD)
 
 
-def _blocked(label_B: Tensor, total: int, mask: Tensor | None, groups: Tensor | None) -> Tensor | None:
+def _blocked(
+    label_B: Tensor, total: int, mask: Tensor | None, groups: Tensor | None, *, gather: bool = True
+) -> Tensor | None:
     """Columns ``[B, G]`` that must not count as negatives; never an anchor's own column."""
     if mask is None and groups is None:
         return None
     blocked_BG = torch.zeros(len(label_B), total, dtype=torch.bool, device=label_B.device)
     if mask is not None:
-        blocked_BG |= ~gather_rows(mask.to(torch.bool))[None]
+        kept_B = mask.to(torch.bool)
+        blocked_BG |= ~(gather_rows(kept_B) if gather else kept_B)[None]
     if groups is not None:
-        blocked_BG |= groups[:, None] == gather_rows(groups)[None]
+        blocked_BG |= groups[:, None] == (gather_rows(groups) if gather else groups)[None]
     return blocked_BG.scatter(1, label_B[:, None], False)

@@ -26,11 +26,15 @@ def vicreg(
     covariance_weight: float = 1.0,
     variance_reduction: Literal["half", "sum"] = "half",
     invariance: Literal["mean", "sum"] = "mean",
+    directions: Literal["mean", "sum"] = "mean",
+    gather: bool = True,
 ) -> tuple[Tensor, Parts]:
     """VICReg over two views (arXiv 2105.04906; defaults of the official code).
 
     ``25 s + 25 (v(z) + v(z')) / 2 + (c(z) + c(z'))`` with ``s`` the mean squared difference, ``v`` the hinge of the
     per-dimension standard deviation at 1, and ``c`` the squared off-diagonal covariance over ``D``.
+
+    ViDiDi's code has weights 1, 1, .04, ``directions="sum"`` and ``gather=False`` (spec vididi 3).
 
     Args:
         z: Projections ``[2, B, D]``. ``s`` uses local rows, ``v`` and ``c`` the rows of all ranks.
@@ -39,19 +43,21 @@ def vicreg(
         covariance_weight: Weight of ``c``.
         variance_reduction: ``half`` averages ``v`` over the views (official code), ``sum`` adds (solo-learn).
         invariance: ``mean`` over ``D`` (official code) or ``sum`` over ``D`` (the paper's formula).
+        directions: ``sum`` adds the loss of (z, z') and that of (z', z), which doubles it; ``mean`` averages them.
+        gather: Whether ``v`` and ``c`` use the rows of all ranks, or each rank its own.
 
     Returns:
         Scalar and parts ``invariance``, ``variance``, ``covariance`` (unweighted).
 
     Raises:
-        ValueError: If ``z`` does not hold two views or fewer than two global rows.
+        ValueError: If ``z`` does not hold two views or fewer than two rows for a variance.
     """
     if z.ndim != 3 or z.shape[0] != 2:
         raise ValueError(f"vicreg takes two views [2, B, D], got {tuple(z.shape)}")
     a_BD, b_BD = as_float(z[0]), as_float(z[1])
     squared_BD = (a_BD - b_BD).square()
     s = squared_BD.mean() if invariance == "mean" else squared_BD.sum(-1).mean()
-    a_GD, b_GD = gather_rows(a_BD), gather_rows(b_BD)
+    a_GD, b_GD = (gather_rows(a_BD), gather_rows(b_BD)) if gather else (a_BD, b_BD)
     if len(a_GD) < 2:
         raise ValueError("vicreg needs at least two rows for a variance; set drop_last=True or a larger batch")
     v = variance_hinge(a_GD) + variance_hinge(b_GD)
@@ -59,6 +65,8 @@ def vicreg(
         v = v / 2
     c = off_diagonal_covariance(a_GD) + off_diagonal_covariance(b_GD)
     loss = invariance_weight * s + variance_weight * v + covariance_weight * c
+    if directions == "sum":
+        loss = 2.0 * loss
     return loss, {"invariance": s.detach(), "variance": v.detach(), "covariance": c.detach()}
 
 

@@ -78,7 +78,10 @@ class VideoInfo:
 class Reader(Protocol):
     """An open video; a context manager."""
 
-    info: VideoInfo
+    @property
+    def info(self) -> VideoInfo:
+        """What is known of it."""
+        ...
 
     def frames(self, indices: Sequence[int], *, short_side: int | None = None) -> np.ndarray:
         """Frames at these indices, in their order; an index may occur more than once.
@@ -128,12 +131,20 @@ class VideoSample:
 class VideoSource(Protocol):
     """Map-style: ``len``, and one sample at a position that never changes."""
 
-    classes: Sequence[str]
-    """Names of the labels; empty without labels."""
-    invariances: frozenset[Invariance]
-    """What the labels survive; augmentation that breaks them is refused."""
-    fingerprint: str
-    """Names the data: another list of videos has another one."""
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the labels; empty without labels."""
+        ...
+
+    @property
+    def invariances(self) -> frozenset[Invariance]:
+        """What the labels survive; augmentation that breaks them is refused."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the data: another list of videos has another one."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -161,7 +172,7 @@ class VideoList:
         """Name and a digest of all keys and labels."""
         digest = hashlib.blake2b(digest_size=8)
         for sample in self.samples:
-            digest.update(f"{sample.key}\t{sample.label}\t{sample.start}\t{sample.end}\n".encode())
+            digest.update(f"{sample.key}\t{sample.label}\t{sample.start}\t{sample.end}\n".encode(errors="backslashreplace"))
         return f"{self.name}-{len(self.samples)}-{digest.hexdigest()}"
 
     def __len__(self) -> int:
