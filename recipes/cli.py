@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-RECIPES = {"slap": "recipes.slap_commands", "explore": "recipes.explore_commands"}
+RECIPES = {"slap": "recipes.slap_commands", "explore": "recipes.explore_commands", "vididi": "recipes.vididi_commands"}
 """Module of each recipe's ``COMMANDS``; imported when it is asked for."""
 USAGE = """usage: byol-ext COMMAND ...
 
@@ -25,6 +25,13 @@ USAGE = """usage: byol-ext COMMAND ...
   explore record   a video of an episode with its intrinsic reward
   explore rooms    maps of where a run has been
   explore study    agents under distractions in the maze, one table
+  vididi train     pretrain a video encoder with BYOL, VICReg or SimCLR over temporal derivatives
+  vididi eval      retrieval, k-NN and linear probe of a trained encoder, with controls
+  vididi retrieve  retrieval alone, with its whole protocol and a picture
+  vididi finetune  a classifier on a pretrained or a fresh encoder
+  vididi cache     store videos so that training reads them fast
+  vididi data      make a set of videos without a download
+  vididi study     methods with and without ViDiDi on moving digits, one table
   quickstart       train, evaluate and report the tiny recipes in minutes
   doctor           what is installed, which devices there are, what is missing
 
