@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from byol_ext.tar_shards import expand_braces, shard_paths, stored_index
 
@@ -33,7 +35,18 @@ def test_paths_folders_braces_and_globs(folder):
         names(f"{folder}/empty")
 
 
-@pytest.mark.parametrize("pattern", ["{1..", "a}", "{3..1}", "{a}", "{1..x}", "{0..9999999}"])
+@given(first=st.integers(0, 999), count=st.integers(1, 30), width=st.integers(1, 6))
+def test_brace_range(first, count, width):
+    low, high = str(first).zfill(width), str(first + count - 1).zfill(width)
+    names = expand_braces(f"a-{{{low}..{high}}}.tar")
+    assert names == [f"a-{str(first + i).zfill(width)}.tar" for i in range(count)]
+
+
+def test_braces_side_by_side():
+    assert expand_braces("{a,b}{1..2}") == ["a1", "a2", "b1", "b2"]
+
+
+@pytest.mark.parametrize("pattern", ["{1..", "a}", "{3..1}", "{a..b}", "{a}", "{1..x}", "{0..9999999}"])
 def test_malformed_braces(pattern):
     with pytest.raises(ValueError, match=r"brace|range|expected"):
         expand_braces(pattern)

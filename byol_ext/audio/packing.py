@@ -8,10 +8,7 @@ import io
 import itertools
 import json
 import multiprocessing
-import multiprocessing.connection
-import os
 import tarfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,6 +23,7 @@ from byol_ext._extras import require
 from byol_ext.audio.decode import BadAudio, level_dbfs
 from byol_ext.audio.samples import AudioTextSample, BadCaption, SampleSource
 from byol_ext.ledger import replace_file, write_errors_jsonl
+from byol_ext.processes import end_with_parent
 
 Format = Literal["flac", "wav", "ogg", "mp3"]
 Names = Literal["index", "key"]
@@ -154,7 +152,7 @@ def _from_source(
         written: Iterator[_State] = map(write_range, todo)
         if min(processes, len(todo)) > 1:
             context = multiprocessing.get_context("spawn")
-            executor = ProcessPoolExecutor(min(processes, len(todo)), context, initializer=_end_with_parent)
+            executor = ProcessPoolExecutor(min(processes, len(todo)), context, initializer=end_with_parent)
             written = stack.enter_context(executor).map(write_range, todo)
         for path, _, state in shards:
             yield path, next(written) if state is None else state
@@ -184,18 +182,6 @@ def _from_stream(
 
 def _itself(sample: AudioTextSample) -> AudioTextSample:
     return sample
-
-
-def _end_with_parent() -> None:
-    """Make a worker end when the process that started it was killed, instead of waiting for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _exit_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
 
 
 def _pack(settings: _Settings, job: _Job) -> tuple[str, bytes, bytes] | dict[str, Any]:

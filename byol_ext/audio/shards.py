@@ -10,14 +10,11 @@ read here.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +22,11 @@ import numpy as np
 
 from byol_ext.audio.decode import BadAudio
 from byol_ext.audio.samples import AudioTextSample, BadCaption, caption_list
+from byol_ext.tar_shards import shard_paths, stored_index
 
 _log = logging.getLogger(__name__)
 _AUDIO = ("flac", "wav", "mp3", "ogg", "opus")
-_INDEX_VERSION = 1
-_INDEX_FOLDER = ".byol_ext_index"
-_MAX_RANGE = 1_000_000
+_INDEX_VERSION = "audio-1"
 
 
 class WebDatasetShards:
@@ -69,7 +65,9 @@ class WebDatasetShards:
         names: list[bytes] = []
         places: list[list[int]] = []
         for number, path in enumerate(self.paths):
-            index = _index(path, Path(cache_dir) if cache_dir is not None else None)
+            index = stored_index(
+                path, _scan, version=_INDEX_VERSION, cache_dir=Path(cache_dir) if cache_dir is not None else None
+            )
             dropped.update(index["dropped"])
             names.extend(name.encode() for name, *_ in index["samples"])
             places.extend([number, *place] for _, *place in index["samples"])
@@ -128,89 +126,9 @@ class WebDatasetShards:
         return caption_list(values)
 
 
-def shard_paths(patterns: Iterable[str | Path]) -> list[Path]:
-    """Existing files named by paths, folders (their ``.tar`` files), brace ranges and globs, in order.
-
-    Raises:
-        FileNotFoundError: Naming the first files that are missing, or the glob without a match.
-        ValueError: If a brace is malformed.
-    """
-    paths: list[Path] = []
-    for pattern in patterns:
-        for name in expand_braces(str(pattern)):
-            if Path(name).is_dir():
-                name = str(Path(name) / "*.tar")
-            if any(character in name for character in "*?["):
-                path = Path(name)
-                found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-                if not found:
-                    raise FileNotFoundError(f"no file matches {name!r}")
-                paths.extend(found)
-            else:
-                paths.append(Path(name))
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise FileNotFoundError(f"{len(missing)} of {len(paths)} shards do not exist: {missing[:3]}{more}")
-    return paths
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """All names of a pattern with ranges ``{a..b}`` (zero-padded as written) and lists ``{x,y}``.
-
-    Raises:
-        ValueError: For an unclosed brace, or a range that is empty or names over a million files.
-
-    Example:
-        >>> expand_braces("{08..10}.tar"), expand_braces("{a,b}-1")
-        (['08.tar', '09.tar', '10.tar'], ['a-1', 'b-1'])
-    """
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        if "{" in pattern or "}" in pattern:
-            raise ValueError(f"{pattern!r}: unbalanced brace")
-        return [pattern]
-    body = match[1]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", body)
-    if numbers:
-        first, last = int(numbers[1]), int(numbers[2])
-        if not 0 <= last - first < _MAX_RANGE:
-            raise ValueError(f"{pattern!r}: range {body!r} must run upwards over at most {_MAX_RANGE} files")
-        parts = [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
-    else:
-        if ".." in body or "," not in body:
-            raise ValueError(f"{pattern!r}: expected {{first..last}} or {{a,b}}, got {{{body}}}")
-        parts = body.split(",")
-    return [name for part in parts for name in expand_braces(pattern[: match.start()] + part + pattern[match.end() :])]
-
-
-def _index(path: Path, cache_dir: Path | None) -> dict[str, Any]:
-    """Index of a shard: from its file if that was made for the present size and time, else made anew and stored."""
-    status = path.stat()
-    stamp = {"version": _INDEX_VERSION, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    folder, name = path.parent / _INDEX_FOLDER, f"{path.name}.json"
-    if cache_dir is not None:
-        digest = hashlib.sha256(str(path.parent.resolve()).encode()).hexdigest()[:16]
-        folder, name = cache_dir, f"{digest}-{name}"
-    try:
-        stored: dict[str, Any] = json.loads((folder / name).read_bytes())
-        if stored["stamp"] == stamp:
-            return stored
-    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, KeyError, TypeError):
-        _log.debug("indexing %s", path)
-    index = {"stamp": stamp, **_scan(path, status.st_size)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{name}.{os.getpid()}"
-        temporary.write_text(json.dumps(index))
-        temporary.replace(folder / name)
-    except OSError as error:
-        _log.warning("cannot store the index of %s in %s (%s); it will be rebuilt each time", path, folder, error)
-    return index
-
-
-def _scan(path: Path, size: int) -> dict[str, Any]:
+def _scan(path: Path) -> dict[str, Any]:
     """Pair the members of a tar by key: rows ``[audio name, audio offset, size, json offset, size]``."""
+    size = path.stat().st_size
     audio: dict[str, tuple[str, int, int]] = {}
     metadata: dict[str, tuple[int, int]] = {}
     dropped: Counter[str] = Counter()

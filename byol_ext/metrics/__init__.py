@@ -5,6 +5,7 @@
 - `probes`: k-NN, linear and MLP probes on frozen representations.
 - `zero_shot`: classification from text templates. `classification`: accuracy, AUROC, mAP, mAR, confusion.
 - `spectrum`: RankMe, collapse measures and the `CollapseMonitor`.
+- `detection`: AVA's mean average precision of labelled boxes. `dynamics`: what features know of a video's motion.
 - `modality_gap`: the gap between two modalities, always beside the guards that tell a closed gap from a collapse.
 
 Units: retrieval rates are **percent** (the tables that they are compared with are); every other rate is a
