@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from byol_ext.metrics.bootstrap import bootstrap_interval
 from byol_ext.metrics.classification import confusion
 from byol_ext.metrics.probes import ProbeResult, Split, knn_probe, linear_probe
+from byol_ext.metrics.ram import ram_probe
 from byol_ext.metrics.retrieval import Ranking, rank_candidates
 from byol_ext.video.samples import VideoSource
 from byol_ext.video.transforms import CentreClip
@@ -136,6 +137,8 @@ def evaluate(
     metrics, ranking, queries = _retrieval(train_table, test_table, config, prefixes=list(encoders))
     probes, linear = _probes(train_table, test_table, config, prefixes=list(encoders), device=device)
     metrics |= probes
+    for prefix in encoders:
+        metrics |= _ram(train_table, test_table, prefix=prefix)
     labels, guesses = test_table.labels.numpy(), linear.score_NC.argmax(dim=1).numpy()
     count = max(len(test.classes), linear.score_NC.shape[1])
     names = [*test.classes, *(str(i) for i in range(len(test.classes), count))]
@@ -288,6 +291,25 @@ def _appearance(
         f"probe/{prefix}appearance_accuracy": result.metrics["accuracy"],
         "probe/appearance_majority_accuracy": float((labels_of[1] == majority).double().mean()),
     }
+
+
+def _ram(train: VideoTable, test: VideoTable, *, prefix: str) -> dict[str, float]:
+    """Probe of the emulator's memory at the middle of each video, game by game, and its mean; nothing without RAM."""
+    if not all("ram" in facts for facts in (*train.facts, *test.facts)):
+        return {}
+    found: dict[str, list[float]] = {}
+    for game in sorted({facts.get("game", 0) for facts in train.facts}):
+        features, memory = [], []
+        for table in (train, test):
+            rows = [i for i, facts in enumerate(table.facts) if facts.get("game", 0) == game]
+            features.append(raw_and_d1(table, prefix)[rows].numpy())
+            memory.append(np.array([facts["ram"][len(facts["ram"]) // 2] for facts in (table.facts[i] for i in rows)]))
+        if not all(map(len, memory)):
+            continue
+        scores = ram_probe(train_ND=features[0], train_NR=memory[0], test_ND=features[1], test_NR=memory[1])
+        for name, value in scores.items():
+            found.setdefault(f"probe/{prefix}{name}", []).append(value)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _groups(table: VideoTable, rows: Tensor) -> np.ndarray:

@@ -269,3 +269,29 @@ def test_missing_labels_and_facts_are_named() -> None:
     config = replace(CONFIG, appearance="photograph")
     with pytest.raises(ValueError, match="their facts are"):
         evaluate(Projection(), train=noise(6, seed=1), test=noise(6, seed=2), config=config, centre=CENTRE)
+
+
+def with_ram(n: int, *, seed: int) -> VideoList:
+    """Two games whose first byte of RAM in the middle is the brightness of the video, the second a die."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for i in range(n):
+        level = int(rng.integers(20, 220))
+        frames = np.full((20, 8, 8, 3), level, np.uint8)
+        ram = np.stack([np.full(20, level), np.full(20, rng.integers(0, 250)), np.full(20, i % 2)], 1).astype(np.uint8)
+        opener = partial(_open, frames)
+        samples.append(VideoSample(str(i), opener, label=i % 3, facts={"ram": ram, "game": i % 2}))
+    return VideoList(samples, classes=list("abc"))
+
+
+def test_memory_is_probed_game_by_game() -> None:
+    config = EvalConfig(replace(PROTOCOL, clips=1), resamples=20, knn=3, controls=False)
+    train, test = with_ram(80, seed=0), with_ram(40, seed=1)
+    metrics = evaluate(Slope(), train=train, test=test, config=config, centre=CENTRE).metrics
+    assert metrics["probe/ram/bytes"] == 2  # the flag varies too little
+    assert metrics["probe/ram/share_above_half"] == 0.5
+    assert 0.3 < metrics["probe/ram/r2_mean"] < 0.6
+    plain = evaluate(
+        Slope(), train=ramps(24, seed=0), test=ramps(12, seed=1), config=replace(config, knn=3), centre=CENTRE
+    )
+    assert not any("ram" in name.split("/") for name in plain.metrics)
