@@ -1,10 +1,12 @@
-"""Command line and files of a recipe's configuration: preset, then ``--config FILE``, then options."""
+"""Command line and files of a recipe's configuration: preset, then ``--config FILE``, then options; how to resume."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import difflib
+import os
+import shlex
 import sys
 import types
 import typing
@@ -14,6 +16,8 @@ from typing import Any, TypeVar
 
 import tyro
 import yaml
+
+from byol_ext.training import rank_and_world
 
 C = TypeVar("C")
 
@@ -137,3 +141,23 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise ValueError(f"{where}={value!r} must be of type {hint.__name__}")
     return value
+
+
+def resume_command(recipe: str, path: Path) -> str:
+    """The shell command that continues a run, with the launcher where there are several processes.
+
+    Args:
+        recipe: Name of the recipe.
+        path: Run directory.
+    """
+    world = rank_and_world()[1]
+    config = shlex.quote(str(path / "config.yaml"))
+    if world == 1:
+        return f"byol-ext {recipe} train --config {config} --resume"
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
+    nodes = (
+        f"--nnodes {world // local} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+        if world > local
+        else "--standalone "
+    )
+    return f"torchrun {nodes}--nproc-per-node {local} -m recipes.cli {recipe} train --config {config} --resume"

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +38,7 @@ from byol_ext.training import (
     rank_and_world,
     total_steps,
 )
-from recipes.config import from_dict
+from recipes.config import from_dict, resume_command
 from recipes.slap_config import SlapConfig
 from recipes.slap_data import Splits, collate_rows, open_splits, training_rows, warm_captions
 from recipes.slap_eval import Towers, embed_pairs
@@ -159,7 +157,9 @@ def train(config: SlapConfig, *, resume: bool = False) -> tuple[FitResult, Tower
     splits = open_splits(config)
     assert splits.train is not None
     path = Path(config.root) / "slap" / config.name
-    run = Run.create(path, recipe="slap", config=config, resume=resume, resume_command=resume_command(path), free=FREE)
+    run = Run.create(
+        path, recipe="slap", config=config, resume=resume, resume_command=resume_command("slap", path), free=FREE
+    )
     inputs = build_inputs(config)
     if isinstance(inputs.tokenize, FrozenTextFeatures):
         warm_captions(inputs.tokenize, splits, cache=config.text.cache)
@@ -196,21 +196,6 @@ def train(config: SlapConfig, *, resume: bool = False) -> tuple[FitResult, Tower
             ledger.write(run.path / ("errors.jsonl" if rank == 0 else f"errors-rank{rank}.jsonl"))
     slap.model.eval()
     return result, slap, splits, run
-
-
-def resume_command(path: Path) -> str:
-    """The shell command that continues a run, with the launcher where there are several processes."""
-    world = rank_and_world()[1]
-    config = shlex.quote(str(path / "config.yaml"))
-    if world == 1:
-        return f"byol-ext slap train --config {config} --resume"
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
-    nodes = (
-        f"--nnodes {world // local} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
-        if world > local
-        else "--standalone "
-    )
-    return f"torchrun {nodes}--nproc-per-node {local} -m recipes.cli slap train --config {config} --resume"
 
 
 def validation(slap: Towers, splits: Splits, config: SlapConfig) -> Evaluate | None:

@@ -9,7 +9,6 @@ Legend: ``B`` videos, ``V`` clips of each, ``T`` frames, ``C, H, W``.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +40,7 @@ from byol_ext.video.data import NOTE_HINTS, VideoClips, collate, data_report
 from byol_ext.video.derivatives import difference_pair
 from byol_ext.video.schedule import DerivativeSchedule
 from byol_ext.video.transforms import CentreClip, ClipAugment, check_invariances
-from recipes.config import from_dict
+from recipes.config import from_dict, resume_command
 from recipes.vididi_config import VididiConfig
 from recipes.vididi_data import Splits, open_splits
 from recipes.vididi_model import (
@@ -161,7 +160,7 @@ def train(config: VididiConfig, *, resume: bool = False) -> tuple[FitResult, Exp
     check_invariances(config.augment, splits.train.invariances, force=config.force_augment)
     path = Path(config.root) / "vididi" / config.name
     run = Run.create(
-        path, recipe="vididi", config=config, resume=resume, resume_command=resume_command(path), free=FREE
+        path, recipe="vididi", config=config, resume=resume, resume_command=resume_command("vididi", path), free=FREE
     )
     clips = VideoClips(
         splits.train,
@@ -220,13 +219,6 @@ def account(run: Run, ledger: BadSampleLedger) -> None:
     (run.path / f"data{suffix}.json").write_text(json.dumps(data_report(ledger), indent=1) + "\n")
     if ledger.entries:
         ledger.write(run.path / f"errors{suffix}.jsonl")
-
-
-def resume_command(path: Path) -> str:
-    """The shell command that continues a run."""
-    world = rank_and_world()[1]
-    program = "byol-ext" if world == 1 else f"torchrun --standalone --nproc-per-node {world} -m recipes.cli"
-    return f"{program} vididi train --config {shlex.quote(str(path / 'config.yaml'))} --resume"
 
 
 def scale_lr(config: VididiConfig) -> TrainConfig:
