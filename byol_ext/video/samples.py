@@ -172,7 +172,9 @@ class VideoList:
         """Name and a digest of all keys and labels."""
         digest = hashlib.blake2b(digest_size=8)
         for sample in self.samples:
-            digest.update(f"{sample.key}\t{sample.label}\t{sample.start}\t{sample.end}\n".encode(errors="backslashreplace"))
+            digest.update(
+                f"{sample.key}\t{sample.label}\t{sample.start}\t{sample.end}\n".encode(errors="backslashreplace")
+            )
         return f"{self.name}-{len(self.samples)}-{digest.hexdigest()}"
 
     def __len__(self) -> int:
