@@ -1,4 +1,4 @@
-"""The study of the video recipe as bars and as a table: arms over seeds, beside chance and controls."""
+"""The study of the video recipe as dots and as a table: arms over seeds, beside chance and controls."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from byol_ext.training.figure_style import INK, MUTED, new_figure, save_figure, shorten
-from byol_ext.training.figures import Bar, bars_with_intervals
+from byol_ext.training.figure_style import INK, MUTED, PALETTE, new_figure, save_figure, shorten, style
 
 
 @dataclass(frozen=True)
@@ -48,26 +47,52 @@ Study = Mapping[str, Sequence[Mapping[str, float]]]
 """Arm -> metrics of each seed."""
 
 
-def study_bars(study: Study, *, columns: Sequence[Column], title: str, note: str, path: str | Path) -> Path:
-    """Arms side by side: mean over seeds, least and greatest seed as the interval, chance as a dashed mark.
+def study_dots(
+    study: Study, *, columns: Sequence[Column], title: str, note: str, path: str | Path, bold: str = ""
+) -> Path:
+    """Arms in rows, a panel for each metric: mean and, with several seeds, the range; chance as a dashed line.
 
     Args:
-        study: Arms with the metrics of each seed; a metric that an arm lacks has no bar.
-        columns: Metrics to draw.
+        study: Arms with the metrics of each seed; a metric that an arm lacks has no dot.
+        columns: Metrics to draw, a panel each.
         title: What is seen.
         note: N and method; ", whiskers from the least to the greatest seed" is added where there are several.
         path: PNG to write.
+        bold: Arms with this in their name are drawn in the second colour.
+
+    Raises:
+        ValueError: If no arm has any of the metrics.
     """
-    bars = []
-    for column in columns:
-        for arm, seeds in study.items():
-            values = _values(seeds, column)
-            if len(values):
-                low, high = (values.min(), values.max()) if len(values) > 1 else (None, None)
-                bars.append(Bar(column.title, values.mean(), low, high, arm, _chance(seeds, column)))
+    found = {arm: [_values(seeds, column) for column in columns] for arm, seeds in study.items()}
+    if not any(len(values) for row in found.values() for values in row):
+        raise ValueError("no arm has any of the metrics to draw")
     several = any(len(seeds) > 1 for seeds in study.values())
     note += ", whiskers from the least to the greatest seed" if several else ""
-    return bars_with_intervals(bars, path=path, title=title, note=note, unit="percent")
+    figure = new_figure(2.2 + 1.9 * len(columns), 0.32 * len(study) + 0.5, title=title, note=note)
+    axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for x, (ax, column) in enumerate(zip(axes, columns, strict=True)):
+        style(ax)
+        ax.set_title(column.title, fontsize=9.5, color=INK)
+        for y, (arm, row) in enumerate(found.items()):
+            if len(row[x]):
+                _dot(ax, y, row[x], PALETTE[1] if bold and bold in arm else PALETTE[0])
+        chances = [chance for seeds in study.values() if (chance := _chance(seeds, column)) is not None]
+        if chances:
+            ax.axvline(float(np.mean(chances)), color=INK, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
+        ax.margins(x=0.22)
+    axes[0].set_yticks(range(len(found)), [shorten(arm, 28) for arm in found], fontsize=9, color=INK)
+    axes[0].set_ylim(len(found) - 0.4, -0.6)
+    figure.supxlabel("percent; dashed: chance", fontsize=9, color=MUTED)
+    return save_figure(figure, path)
+
+
+def _dot(ax: Axes, y: float, values: npt.NDArray[np.float64], colour: str) -> None:
+    mean = float(values.mean())
+    ax.plot([values.min(), values.max()], [y, y], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
+    ax.plot([mean], [y], "o", color=colour, markersize=5.5)
+    ax.annotate(
+        f"{mean:.1f}", (values.max(), y), (6, 0), textcoords="offset points", fontsize=8, color=INK, va="center"
+    )
 
 
 def study_table(study: Study, *, columns: Sequence[Column], title: str, note: str, path: str | Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from recipes.study import markdown_table, run_missing, spread, spread_text
 from recipes.vididi_config import PRESETS, VididiConfig
-from recipes.vididi_study import ABLATIONS, METHODS, Cell, bars, cell_config, markdown, study_cells, tabulate
+from recipes.vididi_study import ABLATIONS, METHODS, Cell, cell_config, dots, markdown, study_cells, tabulate
 
 
 def test_failed_runs_are_named_after_the_others_are_done(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def fake_results(folder: Path, linear: float) -> None:
     (folder / "results.json").write_text(json.dumps({"metrics": metrics}))
 
 
-def test_table_and_bars(tmp_path: Path) -> None:
+def test_table_and_figure(tmp_path: Path) -> None:
     cells = [Cell("vicreg", on, "fixed", seed) for seed in (0, 1) for on in (True, False)]
     for cell in cells:
         fake_results(tmp_path / "vididi" / cell.name, 0.3 + 0.1 * cell.seed if cell.vididi else 0.1)
@@ -77,7 +77,7 @@ def test_table_and_bars(tmp_path: Path) -> None:
     assert table["untrained"]["R@1"]["mean"] == 15.0
     text = markdown(list(table.values()))
     assert "| fixed | vicreg ViDiDi | 2 | 20.0 [20.0, 20.0] | - | 35.0 [30.0, 40.0] |" in text
-    assert bars(tmp_path, cells, tmp_path / "bars.png").stat().st_size > 10_000
+    assert dots(tmp_path, cells, tmp_path / "dots.png").stat().st_size > 10_000
 
 
 def test_presets_of_the_study_are_those_of_the_command() -> None:

@@ -1,4 +1,4 @@
-"""Bars and table of a study: every number that is due is there, and only the best of a column is bold."""
+"""Dots and table of a study: every number that is due is there, and only the best of a column is bold."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from recipes import vididi_study_figures
-from recipes.vididi_study_figures import MOTION_COLUMNS, Column, study_bars, study_table
+from recipes.vididi_study_figures import MOTION_COLUMNS, Column, study_dots, study_table
 
 STUDY = {
     "random init": [{"probe/linear_accuracy": 0.12, "probe/shuffled_accuracy": 0.3, "probe/chance": 0.125}],
@@ -33,8 +33,8 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         study_table({}, columns=(Column("a", "a"),), title="", note="", path=tmp_path / "x.png")
 
 
-def test_bars(tmp_path: Path):
-    path = study_bars(STUDY, columns=MOTION_COLUMNS, title="ViDiDi", note="2 arms", path=tmp_path / "bars.png")
+def test_dots(tmp_path: Path):
+    path = study_dots(STUDY, columns=MOTION_COLUMNS, title="ViDiDi", note="2 arms", path=tmp_path / "dots.png")
     assert path.stat().st_size > 10_000
-    with pytest.raises(ValueError, match="no bars"):
-        study_bars(STUDY, columns=(Column("x", "x"),), title="", note="", path=tmp_path / "x.png")
+    with pytest.raises(ValueError, match="no arm"):
+        study_dots(STUDY, columns=(Column("x", "x"),), title="", note="", path=tmp_path / "x.png")
