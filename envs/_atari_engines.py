@@ -1,9 +1,9 @@
 """What steps many Atari games: EnvPool or ale-py's vectoriser, behind one small interface.
 
-An engine hands out single 84x84 grey frames (maximum of an agent step's last two emulator frames), raw rewards, and
-ends by Gymnasium's NEXT_STEP rule; frame stacks and infos are `envs.atari`'s.
+An engine hands out 84x84 grey frames (maximum of an agent step's last two emulator frames), raw rewards, and ends by
+Gymnasium's NEXT_STEP rule; infos are `envs.atari`'s, and so are stacks of frames where the engine has none.
 
-Legend: ``B`` environments.
+Legend: ``B`` environments, ``S`` frames of the stack, or 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Frames(NamedTuple):
     """What one step or reset of an engine gives.
 
     Attributes:
-        frame: ``[B, 1, 84, 84]`` uint8.
+        frame: ``[B, S, 84, 84]`` uint8, the newest last, in memory of its own.
         reward: ``[B]`` float32; 0 on a reset.
         terminated: ``[B]`` bool.
         truncated: ``[B]`` bool, false where ``terminated``.
@@ -47,10 +47,12 @@ class Engine(ABC):
     Attributes:
         actions: Number of actions.
         shows_ram: Whether `Frames.ram` is given.
+        stacks: Whether `Frames.frame` is the protocol's whole stack, filled with the frame that begins an episode.
     """
 
     actions: int
     shows_ram: bool
+    stacks: bool = False
 
     @abstractmethod
     def reset(self, seeds: Sequence[int] | None) -> Frames:
@@ -84,6 +86,7 @@ class EnvPoolEngine(Engine):
     """
 
     shows_ram = True
+    stacks = True  # its threads do it beside each other, while the caller's is idle
 
     def __init__(self, rom: str, num_envs: int, protocol: Protocol, num_threads: int) -> None:
         import envpool
@@ -94,7 +97,7 @@ class EnvPoolEngine(Engine):
         self._settings: dict[str, Any] = {
             "num_envs": num_envs,
             "num_threads": num_threads,
-            "stack_num": 1,
+            "stack_num": protocol.stack,
             "frame_skip": protocol.skip,
             "repeat_action_probability": protocol.sticky,
             "max_episode_steps": protocol.frame_limit // protocol.skip,

@@ -133,13 +133,15 @@ class AtariVector(VectorEnv):
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         seeds = None if seed is None else row_seeds(seed, self.num_envs)
         if seeds is not None and self._fresh is not None and self._fresh[0] == seeds:
-            return self._history.stacked(), self._infos(self._fresh[1])
+            frames = self._fresh[1]
+            return frames.frame.copy() if self._engine.stacks else self._history.stacked(), self._infos(frames)
         frames = self._engine.reset(seeds)
         self._fresh = None if seeds is None else (seeds, frames)
         self._steps[:] = 0
         self._ended = np.zeros_like(self._ended)
         self._begun = True
-        return self._history.begin(frames.frame), self._infos(frames)
+        obs = frames.frame.copy() if self._engine.stacks else self._history.begin(frames.frame)
+        return obs, self._infos(frames)
 
     def step(self, actions: ArrayLike) -> tuple[NDArray, NDArray, NDArray, NDArray, Infos]:
         """One agent step of every environment; where the last one ended an episode, the next one begins.
@@ -164,7 +166,7 @@ class AtariVector(VectorEnv):
         frames = self._engine.step(chosen)
         self._steps = np.where(begins, 0, self._steps + 1)
         self._ended = frames.terminated | frames.truncated
-        obs = self._history.push(frames.frame, begins)
+        obs = frames.frame if self._engine.stacks else self._history.push(frames.frame, begins)
         return obs, frames.reward, frames.terminated, frames.truncated, self._infos(frames)
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -27,7 +27,7 @@ from byol_ext.rl.collect import Collector
 from byol_ext.rl.curiosity.ngu import NGU
 from byol_ext.rl.curiosity.rnd import RND
 from byol_ext.rl.policy import ActorCritic
-from byol_ext.rl.rollout import RewardMix, RolloutSource, prepare
+from byol_ext.rl.rollout import OBSERVED_ROWS, RewardMix, RolloutSource, prepare
 from byol_ext.rl.spaces import channels_first, discrete_actions, observation_shape
 from byol_ext.training import FitResult, Run, TrainConfig, fit, load_weights, rank_and_world
 from recipes.config import from_dict
@@ -35,6 +35,7 @@ from recipes.explore_config import ExploreConfig
 from recipes.explore_model import build_bonus, build_trunk
 
 logger = logging.getLogger(__name__)
+WORLD_MODELS = ("byol-explore", "byol-hindsight")
 WARMUP_SEED = 2_000_003
 """Added to a run's seed for the episodes that seed statistics."""
 FREE = ("eval", "root", "envs.threads", "env_steps")
@@ -102,10 +103,17 @@ def build_agent(config: ExploreConfig, shape: tuple[int, ...], actions: int) -> 
 
 def context_rows(config: ExploreConfig) -> int:
     """Rows of the previous segment that each rollout brings along."""
-    if config.agent not in ("byol-explore", "byol-hindsight"):
+    if config.agent not in WORLD_MODELS:
         return 0
     rows = config.curiosity.horizon - 1 if config.curiosity.context < 0 else config.curiosity.context
     return min(rows, config.learn.steps)
+
+
+def intrinsic_coef(config: ExploreConfig) -> float:
+    """Weight of the intrinsic reward: as configured, or by its scale."""
+    if config.reward.intrinsic_coef is not None:
+        return config.reward.intrinsic_coef
+    return 0.03 if config.agent in WORLD_MODELS and config.reward.heads == "dual" else 1.0
 
 
 @dataclass
@@ -152,7 +160,7 @@ def build(config: ExploreConfig) -> Experiment:
     source = RolloutSource(
         collector,
         agent,
-        mix=RewardMix(reward.intrinsic_coef, reward.extrinsic_coef, reward.clip_sign),
+        mix=RewardMix(intrinsic_coef(config), reward.extrinsic_coef, reward.clip_sign),
         epochs=config.learn.epochs,
         minibatches=config.learn.minibatches,
         bonus_every_epoch=config.curiosity.every_epoch,
@@ -178,11 +186,14 @@ def _bf16(config: ExploreConfig, device: torch.device) -> bool:
 
 def loop_config(config: ExploreConfig) -> TrainConfig:
     """The training loop's configuration with the optimiser steps that ``env_steps`` takes."""
-    world = rank_and_world()[1]
-    rollouts = math.ceil(config.env_steps / (config.learn.steps * config.envs.num * world))
-    steps = rollouts * config.learn.epochs * config.learn.minibatches
+    steps = rollouts(config) * config.learn.epochs * config.learn.minibatches
     # Steps whose loss leaves the bonus out have parameters without gradient.
-    return replace(config.train, steps=steps, find_unused_parameters=world > 1)
+    return replace(config.train, steps=steps, find_unused_parameters=rank_and_world()[1] > 1)
+
+
+def rollouts(config: ExploreConfig) -> int:
+    """Rollouts that ``env_steps`` takes, over all processes."""
+    return math.ceil(config.env_steps / (config.learn.steps * config.envs.num * rank_and_world()[1]))
 
 
 def train(config: ExploreConfig, *, resume: bool = False) -> tuple[FitResult, Experiment, Run]:
@@ -231,21 +242,25 @@ def train(config: ExploreConfig, *, resume: bool = False) -> tuple[FitResult, Ex
 
 
 def seed_statistics(experiment: Experiment) -> None:
-    """Show RND's input statistics what a random agent sees, before training (openai/random-network-distillation)."""
-    config, bonus = experiment.config, experiment.agent.bonus
-    if not isinstance(bonus, RND | NGU) or not config.curiosity.warmup_steps:
+    """Show input statistics what a random agent sees, before training (openai/random-network-distillation)."""
+    config, agent = experiment.config, experiment.agent
+    bonus = agent.bonus
+    distillation = bonus.distillation if isinstance(bonus, RND) else bonus.lifelong if isinstance(bonus, NGU) else None
+    if not config.curiosity.warmup_steps or (distillation is None and not agent.standardises):
         return
-    distillation = bonus.distillation if isinstance(bonus, RND) else bonus.lifelong
     first = rank_and_world()[0] * config.envs.num
     env = make_envs(config, num=config.envs.num, seed=config.seed + WARMUP_SEED, first=first)
     _, channels_last = observation_shape(env.single_observation_space)
     random = np.random.default_rng([config.seed, first])
     obs, _ = env.reset(seed=config.seed + WARMUP_SEED + first)
-    device = next(experiment.agent.parameters()).device
-    for _ in range(-(-128 * config.curiosity.warmup_steps // config.envs.num)):
+    device = next(agent.parameters()).device
+    for step in range(-(-128 * config.curiosity.warmup_steps // config.envs.num)):
         obs, *_ = env.step(random.integers(env.single_action_space.n, size=env.num_envs))
-        frames = channels_first(obs, last=channels_last)
-        distillation.observe_random(torch.from_numpy(frames).to(device))
+        frames = torch.from_numpy(channels_first(obs, last=channels_last)).to(device)
+        if distillation is not None:
+            distillation.observe_random(frames)
+        if step % OBSERVED_ROWS == 0:
+            agent.observe(frames)
     env.close()
 
 
@@ -258,7 +273,7 @@ def wander(config: ExploreConfig) -> tuple[Experiment, Run]:
     run.truncate_metrics(0)
     source = experiment.source
     every = max(config.train.log_every // source.batches_per_rollout, 1)
-    for step in range(1, loop_config(config).steps // source.batches_per_rollout + 1):
+    for step in range(1, rollouts(config) + 1):
         source.advance()
         if step % every == 0:
             run.log({"step": step * source.batches_per_rollout, "time": time.time(), **source.metrics()})

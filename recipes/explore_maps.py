@@ -69,7 +69,7 @@ def draw_maps(run: Run, tracker: ExplorationTracker, config: ExploreConfig, *, o
     if atari_game(config.env) == "montezuma_revenge":
         pictures.append(
             montezuma_map(
-                rooms,
+                tracker.visits["cell"],
                 tracker.first_visits(),
                 frames_per_step=FRAMES_PER_STEP,
                 path=folder / "rooms.png",

@@ -25,8 +25,9 @@ def build_encoder(config: PolicyConfig, shape: tuple[int, ...]) -> ObservationEn
         kind = "nature" if is_picture(shape) else "mlp"
     if kind == "mlp":
         scale = 1.0 if len(shape) == 1 else 1 / 255
-        return mlp_encoder(shape, (*config.mlp_hidden, config.width), scale=scale)
-    return nature_cnn(shape, config.width) if kind == "nature" else impala_cnn(shape, config.width)
+        return mlp_encoder(shape, (*config.mlp_hidden, config.width), scale=scale, standardise=config.standardise)
+    pictures = nature_cnn if kind == "nature" else impala_cnn
+    return pictures(shape, config.width, standardise=config.standardise)
 
 
 def build_trunk(config: PolicyConfig, shape: tuple[int, ...], actions: int) -> Trunk:

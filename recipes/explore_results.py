@@ -29,7 +29,6 @@ CURVES = (
     "policy/entropy",
     "policy/approx_kl",
     "policy/clip_fraction",
-    "bonus/loss",
     "bonus/error",
     "bonus/inv",
     "bonus/rec_shuffled",

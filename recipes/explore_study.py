@@ -1,4 +1,4 @@
-"""``byol-ext explore study``: agents x distractions x seeds in the maze, one table and one page of curves.
+"""``byol-ext explore study``: agents x distractions x seeds in the maze, or an ablation; one table, one page of curves.
 
 The agents explore for the intrinsic reward alone and what counts is where they go while they learn, as in the maze
 experiments of Jarrett et al. (ICML 2023, 5.1), whose maze and sizes are not public: these are ours.
@@ -7,25 +7,20 @@ experiments of Jarrett et al. (ICML 2023, 5.1), whose maze and sizes are not pub
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from byol_ext.rl.figures import agent_curves
 from byol_ext.training.curves import read_metrics
 from recipes.config import load
 from recipes.explore_config import ExploreConfig, maze
+from recipes.study import markdown_table, run_missing, spread, spread_text
 
 AGENTS = ("byol-explore", "byol-hindsight", "rnd", "random")
 NOISES = ("none", "brownian", "pixel", "on_demand")
@@ -42,25 +37,59 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """One setting of the bonus varied where it should matter."""
+
+    agent: str
+    noise: str
+    field: str
+    """Field of ``CuriosityConfig``."""
+    values: tuple[float, ...]
+
+
+ABLATIONS = {
+    "horizon": Ablation("byol-explore", "none", "horizon", (1, 4, 8, 16)),
+    "lambda": Ablation("byol-hindsight", "on_demand", "lam", (0.1, 0.3, 1.0, 3.0)),
+}
+"""By the name that the command line gives: the ablations that exploration spec 2.8 and 3.2 name."""
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One run of a study."""
+    """One run of a study or an ablation."""
 
     agent: str
     noise: str
     seed: int
+    change: tuple[str, float] | None = None
+    """Field of ``CuriosityConfig`` that an ablation varies, and its value."""
+    usual: bool = False
+    """Whether that value is the configuration's own, so that this is the study's run."""
 
     @property
     def name(self) -> str:
         """Name of its run."""
-        return f"{self.agent}-{self.noise}-{self.seed}"
+        change = "" if self.change is None or self.usual else f"-{self.change[0]}-{self.change[1]:g}"
+        return f"{self.agent}-{self.noise}{change}-{self.seed}"
+
+    @property
+    def row(self) -> tuple[str, str, tuple[str, float] | None]:
+        """What it has in common with the other seeds."""
+        return self.agent, self.noise, self.change
 
 
 def study_command(args: Sequence[str]) -> int:
     """``byol-ext explore study``: run what is missing, then tabulate."""
     parser = argparse.ArgumentParser(
         prog="byol-ext explore study",
-        description="Agents under distractions in the maze: one table, one page of curves. Finished runs are kept: "
-        "call it again after an interrupt, or with more seeds.",
+        description="Agents under distractions in the maze, or an ablation: one table, one page of curves. Finished "
+        "runs are kept: call it again after an interrupt, or with more seeds.",
+    )
+    parser.add_argument(
+        "--ablate",
+        choices=list(ABLATIONS),
+        help="vary one setting instead: the horizon of byol-explore without noise, or the lambda of byol-hindsight "
+        "with noise on demand; --agents and --noise do not count then",
     )
     parser.add_argument("--agents", nargs="+", default=list(AGENTS), help=f"default: {' '.join(AGENTS)}")
     parser.add_argument("--noise", nargs="+", default=list(NOISES), help=f"default: {' '.join(NOISES)}")
@@ -75,92 +104,91 @@ def study_command(args: Sequence[str]) -> int:
     base = load(ExploreConfig, chosen.config, base=maze()) if chosen.config else maze()
     seeds, steps = (1, 60_000) if chosen.quick else (chosen.seeds, chosen.env_steps)
     base = replace(base, env_steps=steps, root=str(chosen.out))
-    cells = [Cell(a, n, s) for s in range(seeds) for n in chosen.noise for a in chosen.agents]
+    if chosen.ablate is None:
+        cells = [Cell(a, n, s) for s in range(seeds) for n in chosen.noise for a in chosen.agents]
+    else:
+        cells = ablation_cells(ABLATIONS[chosen.ablate], base, seeds=seeds)
     run_cells(base, cells, jobs=chosen.jobs)
     table = tabulate(chosen.out, cells)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "study.json").write_text(json.dumps(table, indent=1) + "\n")
-    curves(chosen.out, cells, path=chosen.out / "coverage.png", steps=steps)
+    suffix = f"-{chosen.ablate}" if chosen.ablate else ""
+    (chosen.out / f"study{suffix}.json").write_text(json.dumps(table, indent=1) + "\n")
+    curves(chosen.out, cells, path=chosen.out / f"coverage{suffix}.png", steps=steps)
     print(json.dumps(table, indent=1) if chosen.json else markdown(table))
     print(f"study: {chosen.out}", file=sys.stderr)
     return 0
 
 
+def ablation_cells(ablation: Ablation, base: ExploreConfig, *, seeds: int) -> list[Cell]:
+    """Cells of an ablation."""
+    own = getattr(base.curiosity, ablation.field)
+    return [
+        Cell(ablation.agent, ablation.noise, seed, (ablation.field, value), value == own)
+        for seed in range(seeds)
+        for value in ablation.values
+    ]
+
+
 def run_cells(base: ExploreConfig, cells: Sequence[Cell], *, jobs: int) -> None:
-    """Run what has no results yet.
+    """Run what has no results of so many steps yet.
 
     Raises:
         RuntimeError: If runs failed, after all others are done; the message names them and their logs.
     """
-    todo = [cell for cell in cells if not (_folder(base.root, cell) / "results.json").exists()]
-    failed = []
-    context = get_context("spawn")
-    with (
-        ProcessPoolExecutor(max(jobs, 1), mp_context=context, initializer=_worker) as pool,
-        Progress(console=Console(stderr=True)) as progress,
-    ):
-        bar = progress.add_task("runs", total=len(cells), completed=len(cells) - len(todo))
-        futures = {pool.submit(run_cell, base, cell): cell for cell in todo}
-        for future in as_completed(futures):
-            if future.exception() is not None or future.result() != 0:
-                failed.append((futures[future], future.exception()))
-            progress.advance(bar)
-    if failed:
-        error = failed[0][1]
-        names = ", ".join(cell.name for cell, _ in failed)
-        raise RuntimeError(
-            f"{len(failed)} runs failed: {names}; the first with {error}; see {base.root}/logs"
-        ) from error
+    tasks = {cell.name: partial(run_cell, base, cell) for cell in cells}
+    finished = [cell.name for cell in cells if _finished(base, cell)]
+    run_missing(tasks, finished=finished, jobs=jobs, logs=Path(base.root) / "logs")
 
 
 def run_cell(base: ExploreConfig, cell: Cell) -> int:
-    """One run, its messages into ``logs/``; goes on from its checkpoint where there is one."""
+    """One run; goes on from its checkpoint where there is one."""
     from recipes.explore_commands import train_and_evaluate
 
+    changes = dict([cell.change] if cell.change else [])
     config = replace(
         base,
         name=cell.name,
         agent=cell.agent,  # type: ignore[arg-type]
         seed=cell.seed,
         envs=replace(base.envs, noise=cell.noise),
+        curiosity=replace(base.curiosity, **changes),  # type: ignore[arg-type]
         train=replace(base.train, seed=cell.seed),
     )
-    with _log(Path(base.root) / "logs" / f"{cell.name}.log"):
-        return train_and_evaluate(config, resume=True)
+    return train_and_evaluate(config, resume=True)
 
 
 def tabulate(out: Path, cells: Sequence[Cell]) -> list[dict[str, object]]:
-    """A row for each agent and distraction: mean over seeds, least and greatest seed."""
+    """A row for each agent, distraction and change: mean over seeds, least and greatest seed."""
     rows: list[dict[str, object]] = []
-    for agent, noise in dict.fromkeys((cell.agent, cell.noise) for cell in cells):
-        own = [cell for cell in cells if (cell.agent, cell.noise) == (agent, noise)]
+    for agent, noise, change in dict.fromkeys(cell.row for cell in cells):
+        own = [cell for cell in cells if cell.row == (agent, noise, change)]
         results = [json.loads((_folder(out, c) / "results.json").read_text())["metrics"] for c in own]
-        row: dict[str, object] = {"noise": noise, "agent": agent, "seeds": len(own)}
+        row: dict[str, object] = {"noise": noise, "agent": label(own[0]), "seeds": len(own)}
         for metric, column in COLUMNS.items():
             values = [r[metric] for r in results if r.get(metric) is not None]
             if values:
-                row[column] = {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+                row[column] = spread(values)
         rows.append(row)
     return sorted(rows, key=lambda row: list(dict.fromkeys(c.noise for c in cells)).index(str(row["noise"])))
+
+
+def label(cell: Cell) -> str:
+    """What a table and a curve call the runs of a cell."""
+    return cell.agent if cell.change is None else f"{cell.agent}, {cell.change[0]} {cell.change[1]:g}"
 
 
 def markdown(table: Sequence[dict[str, object]]) -> str:
     """The table for people: mean [least, greatest seed]."""
     columns = [c for c in COLUMNS.values() if any(c in row for row in table)]
-    lines = [f"| noise | agent | seeds | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
-    for row in table:
-        values = []
-        for column in columns:
-            value = row.get(column)
-            values.append(
-                f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]" if isinstance(value, dict) else "-"
-            )
-        lines.append(f"| {row['noise']} | {row['agent']} | {row['seeds']} | {' | '.join(values)} |")
-    return "\n".join(lines)
+    rows = [
+        [str(row["noise"]), str(row["agent"]), str(row["seeds"])] + [spread_text(row.get(column)) for column in columns]  # type: ignore[arg-type]
+        for row in table
+    ]
+    return markdown_table(["noise", "agent", "seeds", *columns], rows)
 
 
-def curves(out: Path, cells: Sequence[Cell], *, path: Path, steps: int) -> Path:
-    """Coverage of the last episodes over environment steps, a panel each distraction."""
+def curves(out: Path, cells: Sequence[Cell], *, path: Path, steps: int) -> Path | None:
+    """Coverage of the last episodes over environment steps, a panel each distraction; none before an episode ends."""
     panels: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]] = {}
     for cell in cells:
         log = read_metrics(_folder(out, cell) / "metrics.jsonl")
@@ -171,7 +199,9 @@ def curves(out: Path, cells: Sequence[Cell], *, path: Path, steps: int) -> Path:
         pairs = [(env_steps[s], c) for s, c in zip(at.tolist(), coverage.tolist(), strict=True) if s in env_steps]
         xs, ys = (np.array(values, float) for values in zip(*pairs, strict=True))
         grid = np.linspace(steps / 50, steps, 50)
-        panels.setdefault(cell.noise, {}).setdefault(cell.agent, []).append((grid, np.interp(grid, xs, ys)))
+        panels.setdefault(cell.noise, {}).setdefault(label(cell), []).append((grid, np.interp(grid, xs, ys)))
+    if not panels:
+        return None
     seeds = len({cell.seed for cell in cells})
     return agent_curves(
         panels,
@@ -180,23 +210,16 @@ def curves(out: Path, cells: Sequence[Cell], *, path: Path, steps: int) -> Path:
         xlabel="environment steps",
         ylabel="share of cells",
         path=path,
-        columns=2,
+        columns=2 if len(panels) <= 4 else 4,
         limits=(0, 1),
     )
 
 
+def _finished(base: ExploreConfig, cell: Cell) -> bool:
+    """Whether it has results of at least as many steps."""
+    path = _folder(base.root, cell) / "results.json"
+    return path.exists() and json.loads(path.read_text())["metrics"]["env_steps"] >= base.env_steps
+
+
 def _folder(root: str | Path, cell: Cell) -> Path:
     return Path(root) / "explore" / cell.name
-
-
-def _worker() -> None:
-    """One thread a run: small networks gain nothing from more, and two runs share two cores."""
-    torch.set_num_threads(1)
-    logging.basicConfig(level=logging.WARNING)
-
-
-@contextlib.contextmanager
-def _log(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        yield

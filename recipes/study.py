@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
+
+from byol_ext.processes import end_with_parent
 
 
 def run_missing(tasks: Mapping[str, Callable[[], int]], *, finished: Sequence[str], jobs: int, logs: Path) -> None:
@@ -29,6 +31,7 @@ def run_missing(tasks: Mapping[str, Callable[[], int]], *, finished: Sequence[st
     """
     todo = [name for name in tasks if name not in set(finished)]
     failed = []
+    logs.mkdir(parents=True, exist_ok=True)
     with (
         ProcessPoolExecutor(max(jobs, 1), mp_context=get_context("spawn"), initializer=_worker) as pool,
         Progress(console=Console(stderr=True)) as progress,
@@ -77,18 +80,13 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _worker() -> None:
-    """One thread a run: small networks gain nothing from more, and two runs share two cores."""
+    """One thread a run, since small networks gain nothing from more; a run ends with the study."""
+    end_with_parent()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
 
 
 def _logged(task: Callable[[], int], path: Path) -> int:
-    with _log(path):
-        return task()
-
-
-@contextlib.contextmanager
-def _log(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The task's exit code; its messages go into the file."""
     with path.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        yield
+        return task()

@@ -6,7 +6,7 @@ Legend: ``O`` context rows, ``T`` transitions, ``R = O + T``, ``B`` environments
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from byol_ext.bootstrap import Ctx, Out
 from byol_ext.rl.curiosity.bonus import Bonus, BonusLoss
+from byol_ext.rl.encoders import InputStatistics
 from byol_ext.rl.policy import ActorCritic, PolicyOutput
 from byol_ext.rl.ppo import normalise_advantage, ppo_loss
 from byol_ext.rl.segment import Segment
@@ -143,6 +144,24 @@ class ExploreAgent(nn.Module):
             if (step + 1) % self.objective.target_period == 0:
                 self.target_policy.load_state_dict(self.policy.state_dict())
         return values
+
+    def observe(self, obs: Tensor) -> None:
+        """Let the input statistics of all encoders see observations ``[..., *shape]``; they count after a refresh."""
+        for statistics in self._input_statistics():
+            statistics.observe(obs)
+
+    def refresh_inputs(self) -> None:
+        """Standardise by what was observed so far, in all encoders and their copies alike."""
+        for statistics in self._input_statistics():
+            statistics.refresh()
+
+    @property
+    def standardises(self) -> bool:
+        """Whether an encoder has input statistics."""
+        return any(True for _ in self._input_statistics())
+
+    def _input_statistics(self) -> Iterator[InputStatistics]:
+        return (module for module in self.modules() if isinstance(module, InputStatistics))
 
     def _policy_rows(self, segment: Segment, state: Tensor, beliefs: Tensor | None) -> PolicyOutput:
         """The policy on the ``T + 1`` rows after the context."""

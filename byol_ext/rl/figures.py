@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 
 from byol_ext.training.figure_style import (
@@ -34,48 +35,56 @@ MONTEZUMA_ROWS = ((0, 1, 2), (3, 4, 5, 6, 7), (8, 9, 10, 11, 12, 13, 14), (15, 1
 
 
 def montezuma_map(
-    visits: Mapping[int, int], first_step: Mapping[int, int], *, frames_per_step: int, path: str | Path, note: str
+    cells: Mapping[int, int], first_step: Mapping[int, int], *, frames_per_step: int, path: str | Path, note: str
 ) -> Path:
-    """The pyramid of rooms: colour says how often a room was seen, the text when first.
+    """The pyramid of rooms: colour says how often each part of a room was seen, the text when the room was first.
 
     Args:
-        visits: Transitions spent in each room, by ``level * 24 + room``.
-        first_step: Environment step of the first visit by the same key.
+        cells: Transitions spent in each cell, by ``(level * 24 + room) << 8 | x // 16 << 4 | y // 16`` with the
+            player's position in the RAM, where ``y`` grows upwards.
+        first_step: Environment step of the first visit by ``level * 24 + room``.
         frames_per_step: Emulator frames of a step.
         path: PNG to write.
         note: Line below the title.
     """
-    levels = sorted({room // 24 for room in visits}) or [0]
-    title = f"Montezuma's Revenge: {len(visits)} rooms seen"
-    figure = new_figure(9.6, 2.9 * len(levels), title=title, note=note)
-    top = max(visits.values(), default=1)
-    norm = LogNorm(1, max(top, 10))
+    boards: dict[int, npt.NDArray[np.float64]] = {}
+    for cell, count in cells.items():
+        boards.setdefault(cell >> 8, np.zeros((16, 16)))[cell & 15, cell >> 4 & 15] = count
+    levels = sorted({room // 24 for room in boards}) or [0]
+    plural = "" if len(boards) == 1 else "s"
+    title = f"Montezuma's Revenge: {len(boards)} room{plural} seen, {len(cells)} cells of 16 x 16 positions"
+    figure = new_figure(9.6, 3.6 * len(levels), title=title, note=note)
+    norm = LogNorm(1, max(*cells.values(), 10))
     for position, level in enumerate(levels):
         ax = figure.add_subplot(len(levels), 1, position + 1)
         for row, rooms in enumerate(MONTEZUMA_ROWS):
             for column, room in enumerate(rooms):
                 x, y = column - len(rooms) / 2, -row
-                _room(ax, x, y, room, visits.get(level * 24 + room), first_step.get(level * 24 + room), norm=norm,
-                      frames_per_step=frames_per_step)  # fmt: skip
+                _room(ax, x, y, room, boards.get(level * 24 + room), norm=norm)
+                first = first_step.get(level * 24 + room)
+                if first is not None:
+                    text = f"first: {_short(first * frames_per_step)} frames"
+                    ax.text(x + 0.5, y + 0.13, text, ha="center", va="top", fontsize=5.5, color=INK)
         ax.set_xlim(-4.6, 4.6)
         ax.set_ylim(-3.1, 1.05)
         ax.set_title(f"level {level + 1}", loc="left", fontsize=9, color=MUTED)
         ax.set_axis_off()
         image = ax.scatter([], [], c=[], cmap=BLUES, norm=norm)
-        colour_bar(figure, ax, image, "steps spent in the room")
+        colour_bar(figure, ax, image, "steps spent in the cell")
     return save_figure(figure, path)
 
 
-def _room(ax, x, y, room, count, first, *, norm, frames_per_step) -> None:  # type: ignore[no-untyped-def]
-    seen = count is not None
-    face = BLUES(norm(count)) if seen else "#f3f5f7"
-    ax.add_patch(Rectangle((x + 0.04, y + 0.06), 0.92, 0.88, facecolor=face, edgecolor="#b8c0c8", linewidth=0.8))
-    dark = seen and norm(count) > 0.55
-    colour = "white" if dark else INK if seen else MUTED
-    ax.text(x + 0.5, y + 0.66, str(room), ha="center", va="center", fontsize=10, color=colour, fontweight="bold")
-    if seen and first is not None:
-        text = f"first at\n{_short(first * frames_per_step)} frames"
-        ax.text(x + 0.5, y + 0.3, text, ha="center", va="center", fontsize=6.5, color=colour)
+def _room(ax, x, y, room, board, *, norm) -> None:  # type: ignore[no-untyped-def]
+    """A room's box with its number and, where it was seen, its cells: x // 16 in 0..9, y // 16 in 8..15."""
+    seen = board is not None
+    face = "white" if seen else "#f3f5f7"
+    ax.add_patch(Rectangle((x + 0.04, y + 0.16), 0.92, 0.8, facecolor=face, edgecolor="#b8c0c8", linewidth=0.8))
+    if seen:
+        edges = np.linspace(x + 0.04, x + 0.96, 11), np.linspace(y + 0.16, y + 0.96, 9)
+        ax.pcolormesh(*edges, np.ma.masked_equal(board[8:, :10], 0), cmap=BLUES, norm=norm)
+    colour = INK if seen else MUTED
+    number = ax.text(x + 0.08, y + 0.91, str(room), ha="left", va="top", fontsize=8, color=colour, fontweight="bold")
+    number.set_path_effects([withStroke(linewidth=2, foreground="white")])
 
 
 def board_map(
@@ -183,6 +192,7 @@ def agent_curves(
             y = np.stack([np.asarray(values, float) for _, values in seeds])
             ax.plot(x, y.mean(0), color=palette[name], linewidth=1.8)
             ax.fill_between(x, y.min(0), y.max(0), color=palette[name], alpha=0.15, linewidth=0)
+        ax.locator_params(axis="x", nbins=4)
         if limits is not None:
             ax.set_ylim(*limits)
         if position % columns == 0:
@@ -239,7 +249,7 @@ def _strip(
         part = reward[start : max(end, start + 1)]
         if not len(part):
             continue
-        level = int((lower - upper - 6) * min(part.max() / top, 1.0))
+        level = int((lower - upper - 20) * min(part.max() / top, 1.0))  # below the label
         colour = PALETTE[0] if start < now else "#d3dde6"
         draw.line([(left + column, lower - 4), (left + column, lower - 4 - level)], fill=colour)
         if marks is not None and marks[start : max(end, start + 1)].any():

@@ -28,6 +28,9 @@ from byol_ext.rng import sample_generator
 from byol_ext.training.accumulate import to_device
 from byol_ext.training.trainable import process_buffers
 
+OBSERVED_ROWS = 4
+"""Every how many rows input statistics take: consecutive frames say nearly the same."""
+
 
 @dataclass(frozen=True)
 class RewardMix:
@@ -175,12 +178,14 @@ class RolloutSource:
             self._pending = _Pending(segment, to_device(pending["extra"], device), pending["number"], pending["taken"])
 
     def _collect(self) -> _Pending:
+        self.agent.refresh_inputs()
         rollout = self.collector.collect()
         segment = replace(rollout.segment, memory=self.memory)
         began = time.perf_counter()
         reward = self.agent.bonus.reward(segment)
         self.memory = reward.memory
         pending = _Pending(segment, self._targets(segment, rollout, reward), self.rollouts)
+        self.agent.observe(segment.obs[segment.context + 1 :: OBSERVED_ROWS])
         self.rollouts += 1
         self._account(segment, rollout, reward, time.perf_counter() - began)
         return pending

@@ -12,12 +12,23 @@ import pytest
 import torch
 import yaml
 
+from byol_ext.rl.encoders import InputStatistics
 from byol_ext.training import Run, load_checkpoint, plain
 from recipes.cli import run as cli
 from recipes.config import from_dict
-from recipes.explore import build, context_rows, load_run, loop_config, train, wander
+from recipes.explore import (
+    build,
+    context_rows,
+    intrinsic_coef,
+    load_run,
+    loop_config,
+    seed_statistics,
+    train,
+    wander,
+)
 from recipes.explore_commands import train_and_evaluate
 from recipes.explore_config import PRESETS, ExploreConfig, tiny
+from recipes.explore_study import ABLATIONS, Ablation, Cell, ablation_cells, run_cell, run_cells
 
 AGENTS = ("byol-explore", "byol-hindsight", "rnd", "icm", "ngu", "count", "none")
 
@@ -161,6 +172,71 @@ def test_study(config, tmp_path, capsys):
     assert time.monotonic() - began < 20
     noisy = next(row for row in rows if (row["noise"], row["agent"]) == ("on_demand", "random"))
     assert noisy["noise asked"]["mean"] == pytest.approx(0.2, abs=0.05)
+
+
+def test_ablation_shares_the_preset_s_own_value_with_the_study(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(ABLATIONS, "horizon", Ablation("byol-explore", "none", "horizon", (1, 4)))
+    base = replace(config, root=str(tmp_path), env_steps=8 * 16 * 2)
+    cells = ablation_cells(ABLATIONS["horizon"], base, seeds=2)
+    assert [cell.name for cell in cells] == [
+        "byol-explore-none-horizon-1-0",
+        "byol-explore-none-0",  # 4 is the configuration's own
+        "byol-explore-none-horizon-1-1",
+        "byol-explore-none-1",
+    ]
+    for cell in cells:
+        assert run_cell(base, cell) == 0
+    configs = [Run.open(tmp_path / "explore" / cell.name).config for cell in cells]
+    assert [(c["curiosity"]["horizon"], c["seed"]) for c in configs] == [(1, 0), (4, 0), (1, 1), (4, 1)]
+    file = tmp_path / "base.yaml"
+    file.write_text(yaml.safe_dump(plain(base)))
+    args = ["explore", "study", "--ablate", "horizon", "--config", str(file), "--out", str(tmp_path), "--seeds", "2"]
+    capsys.readouterr()
+    waiting: list[str] = []
+    monkeypatch.setattr(
+        "recipes.explore_study.run_missing",
+        lambda tasks, *, finished, jobs, logs: waiting.extend(tasks.keys() - set(finished)),
+    )
+    assert cli([*args, "--env-steps", str(base.env_steps)]) == 0
+    assert waiting == []
+    table = capsys.readouterr().out
+    assert "| none | byol-explore, horizon 1 | 2 |" in table
+    assert "| none | byol-explore, horizon 4 | 2 |" in table
+    assert len(json.loads((tmp_path / "study-horizon.json").read_text())) == 2
+
+
+def test_a_cell_of_fewer_steps_goes_on(config, tmp_path):
+    base = replace(config, root=str(tmp_path), env_steps=8 * 16)
+    cell = Cell("rnd", "none", 0)
+    assert run_cell(base, cell) == 0
+    longer = replace(base, env_steps=2 * 8 * 16)
+    run_cells(longer, [cell], jobs=1)
+    assert json.loads((tmp_path / "explore" / cell.name / "results.json").read_text())["metrics"]["env_steps"] == 256
+
+
+def test_weight_of_the_intrinsic_reward():
+    """Rewards of unit deviation are weighted down where values of their own share a trunk."""
+    base, paper, maze = (PRESETS[name]() for name in ("base", "paper", "maze"))
+    assert intrinsic_coef(base) == intrinsic_coef(replace(base, agent="byol-hindsight")) == 0.03
+    assert intrinsic_coef(replace(base, agent="rnd")) == intrinsic_coef(paper) == intrinsic_coef(maze) == 1.0
+    assert intrinsic_coef(replace(base, reward=replace(base.reward, intrinsic_coef=0.5))) == 0.5
+
+
+def test_input_statistics_are_seeded_and_resumed(config, tmp_path):
+    """A random agent's observations come first; a resumed run has the same statistics, encoder and target alike."""
+    standardised = replace(config, policy=replace(config.policy, standardise=True))
+    experiment = build(standardised)
+    seed_statistics(experiment)
+    counts = {float(m.running.count) for m in experiment.agent.modules() if isinstance(m, InputStatistics)}
+    assert counts == {8 * (128 * config.curiosity.warmup_steps // 8 // 4)}
+    train(replace(standardised, name="whole"))
+    half = replace(standardised, name="half")
+    train(replace(half, env_steps=config.env_steps // 2))
+    train(half, resume=True)
+    a, b = (weights(tmp_path / "runs" / "explore" / name) for name in ("whole", "half"))
+    assert any("statistics.running.mean" in name for name in a.model)
+    for name, value in a.model.items():
+        assert torch.equal(value, b.model[name]), name
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,10 @@ def noisy(tmp_path_factory):
 
 
 def test_noise_draws_explore_more_than_hindsight(noisy):
-    """A random walk asks for noise at one step in five; BYOL-Explore ends far above, BYOL-Hindsight about there."""
+    """A random walk asks for noise at one step in five; BYOL-Explore ends above (0.45), BYOL-Hindsight there (0.20).
+
+    Of the means: the ranges of three seeds overlap.
+    """
     explore, hindsight = noisy["byol-explore"], noisy["byol-hindsight"]
     assert hindsight["asked at the end"]["mean"] < explore["asked at the end"]["mean"]
     assert hindsight["reward on noise at the end"]["mean"] < explore["reward on noise at the end"]["mean"]

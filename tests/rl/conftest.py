@@ -75,10 +75,16 @@ class SavedCorridor(Corridor):
             r.bit_generator.state = saved
 
 
-def make_agent(*, seed=0, size=5, memory=8, share="none", heads=("value",), algorithm="ppo", horizon=3):
+def make_agent(
+    *, seed=0, size=5, memory=8, share="none", heads=("value",), algorithm="ppo", horizon=3, standardise=False
+):
     torch.manual_seed(seed)
-    trunk = Trunk(mlp_encoder((1, 1, size), (8,)), 2, width=memory, action_width=4)
-    own = trunk if share == "encoder+rnn" else Trunk(mlp_encoder((1, 1, size), (8,)), 2, width=8, action_width=4)
+
+    def make_trunk(width):
+        return Trunk(mlp_encoder((1, 1, size), (8,), standardise=standardise), 2, width=width, action_width=4)
+
+    trunk = make_trunk(memory)
+    own = trunk if share == "encoder+rnn" else make_trunk(8)
     bonus = BYOLExplore(own, horizon=horizon, predictor_hidden=(16,), shares_recurrence=share == "encoder+rnn")
     streams = {head: Stream(episodic=head != "intrinsic") for head in heads}
     return ExploreAgent(ActorCritic(trunk, 2, heads=heads), bonus, Objective(algorithm=algorithm, streams=streams))

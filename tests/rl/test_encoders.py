@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from byol_ext.rl.encoders import impala_cnn, mlp_encoder, nature_cnn
+from byol_ext.rl.encoders import InputStatistics, impala_cnn, mlp_encoder, nature_cnn
 
 ENCODERS = {
     "mlp": (lambda: mlp_encoder((2, 5, 5), (16, 8)), (2, 5, 5), 8),
@@ -52,3 +52,32 @@ def test_size_of_the_residual_stack(channels, millions):
 def test_size_of_the_nature_network():
     count = sum(p.numel() for p in nature_cnn((4, 84, 84), 512).parameters())
     assert count == (4 * 64 * 32 + 32) + (32 * 16 * 64 + 64) + (64 * 9 * 64 + 64) + (64 * 49 * 512 + 512)
+
+
+def test_statistics_are_those_of_all_that_was_observed_and_count_after_a_refresh():
+    statistics = InputStatistics((2, 3), spread=255.0, clip=2.0)
+    seen = torch.randint(256, (7, 5, 2, 3), dtype=torch.uint8)
+    torch.testing.assert_close(statistics(seen), seen / 255)
+    statistics.refresh()  # nothing to take
+    torch.testing.assert_close(statistics(seen), seen / 255)
+    statistics.observe(seen[:3])
+    statistics.observe(seen[3:])
+    torch.testing.assert_close(statistics(seen), seen / 255)
+    statistics.refresh()
+    rows = seen.flatten(0, 1).double()
+    expected = ((rows - rows.mean(0)) / rows.std(0, unbiased=False)).clamp(-2, 2)
+    torch.testing.assert_close(statistics(seen).flatten(0, 1), expected.float())
+
+
+@pytest.mark.parametrize("make", [mlp_encoder, nature_cnn, impala_cnn])
+def test_standardised_encoders_do_not_see_offset_and_scale(make):
+    """Pictures and the same ones darker and flatter, each by statistics of their own."""
+    seen = torch.randint(256, (40, 1, 40, 40), dtype=torch.uint8)
+    encoder = make((1, 40, 40), standardise=True)
+    encodings = []
+    for pictures in (seen.float(), seen.float() * 0.25 + 10):
+        encoder.statistics = InputStatistics((1, 40, 40))
+        encoder.statistics.observe(pictures)
+        encoder.statistics.refresh()
+        encodings.append(encoder(pictures[:3]))
+    torch.testing.assert_close(*encodings, atol=1e-4, rtol=1e-4)

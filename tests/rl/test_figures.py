@@ -13,11 +13,17 @@ def size(path):
 
 
 def test_montezuma_map(tmp_path):
-    visits = {1: 5000, 2: 300, 0: 12, 24 + 1: 4}
+    visits = {
+        1 << 8 | 4 << 4 | 14: 5000,
+        1 << 8 | 2 << 4 | 9: 30,
+        2 << 8 | 8: 300,
+        12: 12,
+        (24 + 1) << 8 | 9 << 4 | 15: 4,
+    }
     path = figures.montezuma_map(
         visits, {1: 0, 2: 10_000, 25: 2_000_000}, frames_per_step=4, path=tmp_path / "map.png", note="n"
     )
-    one = figures.montezuma_map({1: 5}, {1: 0}, frames_per_step=4, path=tmp_path / "one.png", note="n")
+    one = figures.montezuma_map({1 << 8: 5}, {1: 0}, frames_per_step=4, path=tmp_path / "one.png", note="n")
     assert size(path)[1] > 1.5 * size(one)[1]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from byol_ext.metrics.exploration import ExplorationTracker
+from byol_ext.rl.encoders import InputStatistics
 from byol_ext.rl.returns import gae
 from byol_ext.rl.rollout import RewardMix, RolloutSource, prepare
 from byol_ext.rl.segment import Segment
@@ -114,3 +115,34 @@ def test_the_account(agent, collector):
 def test_minibatches_must_divide(agent, collector):
     with pytest.raises(ValueError, match="4 environments cannot be cut into 3"):
         source(agent(), collector, minibatches=3)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "vmpo"])
+def test_input_statistics_stand_still_while_a_rollout_is_learned(agent, collector, algorithm):
+    """Learner and actor, encoder and target see the same ones; what a rollout showed counts from the next one on."""
+    learner = agent(standardise=True, algorithm=algorithm)
+    optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=1e-3)
+    made = source(learner, collector, epochs=2, minibatches=1, steps=8)
+    seen, previous = [], None
+    for step, batch in zip(range(8), made, strict=False):
+        modules = [m for m in learner.modules() if isinstance(m, InputStatistics)]
+        assert len(modules) == 3 + (algorithm == "vmpo")  # policy, world model, its target; the acting policy
+        assert all(torch.equal(m.mean, modules[0].mean) and torch.equal(m.std, modules[0].std) for m in modules)
+        if step % 2 == 0:
+            if previous is not None:
+                assert not torch.equal(previous, modules[0].mean)
+                torch.testing.assert_close(modules[0].mean, torch.cat(seen).mean(0))
+            previous = modules[0].mean.clone()
+            seen.append(batch["rollout"]["obs"][:, 1::4].flatten(0, 1).float())
+            segment = Segment.from_batch(batch["rollout"], context=0)
+            with torch.no_grad():
+                row = segment.obs, segment.prev_action, segment.first, batch["rollout"]["policy_state"]
+                logits = learner.acting_policy(*row).logits_RBA[:-1].log_softmax(-1)
+            again = logits.gather(-1, segment.action[..., None]).squeeze(-1)
+            torch.testing.assert_close(again, segment.log_prob, atol=1e-5, rtol=1e-5)
+        assert torch.equal(modules[0].mean, previous)
+        views, ctx = prepare(batch, step)
+        learner(views, ctx, step).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        learner.after_step(step)
