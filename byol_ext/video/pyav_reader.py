@@ -25,6 +25,7 @@ from byol_ext.video.samples import VideoInfo, VideoReadError, short_side_size
 
 _COLLECT_EVERY = 64
 _MAX_ERRORS = 100
+_FIRST_PACKETS = 32
 _TEXT_DEMUXERS = {"tty"}
 _closed = itertools.count(1)
 
@@ -37,8 +38,8 @@ class Packets:
         pts_N: Presentation times in units of ``tick`` seconds, ascending.
         keys: Those of key frames, ascending.
         tick: Seconds.
-        ordered: Whether the decoder's frames carry these times. If not (raw H.264, H.264 with B-frames in AVI), frames
-            are told apart by counting from the first one.
+        ordered: Whether the decoder's frames carry these times. If not (raw H.264, H.264 with B-frames in AVI or in an
+            MP4 with the times of decoding), frames are told apart by counting from the first one.
         damaged: Whether a packet could not be read or is marked as damaged.
     """
 
@@ -278,6 +279,24 @@ def demux(container: Any, stream: Any) -> Iterator[Any]:
             yield None
 
 
+def _times_go_back(container: Any, stream: Any) -> bool:
+    """Whether the first frames leave the decoder with times that do not ascend."""
+    error_type = require("av", extra="vididi").error.FFmpegError
+    last: int | None = None
+    try:
+        container.seek(0, stream=stream)
+        packets = itertools.islice(
+            (packet for packet in demux(container, stream) if packet is not None), _FIRST_PACKETS
+        )
+        for frame in itertools.chain.from_iterable(map(stream.decode, packets)):
+            if frame.pts is not None and last is not None and frame.pts <= last:
+                return True
+            last = frame.pts
+    except error_type:
+        return False
+    return False
+
+
 def scan(container: Any, stream: Any) -> tuple[Packets, Any]:
     """Read all packets of a stream once; decode only until there is a picture.
 
@@ -308,8 +327,9 @@ def scan(container: Any, stream: Any) -> tuple[Packets, Any]:
         tick = 1.0 / float(stream.guessed_rate or 25)
         return Packets(np.arange(len(times)), np.zeros(1, np.int64), tick, ordered=False, damaged=damaged), first
     pts_N = np.array(times, dtype=np.int64)
-    # AVI stores no presentation times. With B-frames, times in the order of decoding are a guess that went wrong.
-    guessed = container.format.name == "avi" and stream.codec_context.has_b_frames
-    ordered = not (guessed and bool(np.all(np.diff(pts_N) > 0)))
+    # With B-frames, packets in the order of their presentation have the times of decoding instead: AVI stores no
+    # others, and some writers of MP4 leave them out.
+    suspicious = bool(stream.codec_context.has_b_frames) and bool(np.all(np.diff(pts_N) > 0))
+    ordered = not (suspicious and (container.format.name == "avi" or _times_go_back(container, stream)))
     key_pts = np.unique(np.concatenate([pts_N[:1], pts_N[np.array(keys, dtype=bool)]]))
     return Packets(np.unique(pts_N), key_pts, float(stream.time_base), ordered, damaged), first

@@ -5,6 +5,7 @@ import pickle
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,23 @@ def test_torchcodec_gives_the_frames_that_pyav_gives(
         for indices in ([0, 39, 7, 7], list(range(40))):
             assert np.abs(one.frames(indices).astype(int) - other.frames(indices)).max() <= 2
         assert one.in_use == (path.suffix in {".mp4", ".mkv", ".webm", ".mov"})
+
+
+def test_an_mp4_with_the_times_of_decoding_is_counted(tmp_path: Path, moving: np.ndarray) -> None:
+    """Some writers give packets of B-frames the times of their order in the file."""
+    path = tmp_path / "times.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"bf": "2", "b-adapt": "0"})
+        stream.height, stream.width, stream.pix_fmt = *moving.shape[1:3], "yuv420p"
+        stream.codec_context.thread_count = 1
+        packets = [p for frame in moving for p in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24"))]
+        for number, packet in enumerate([*packets, *stream.encode(None)]):
+            packet.pts = packet.dts = number
+            packet.time_base = Fraction(1, 25)
+            file.mux(packet)
+    with av.open(str(path)) as file:
+        expected = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    with open_video(path, backend="pyav") as reader:
+        wanted = [1, 2, 5, 17, len(expected) - 1]
+        assert len(reader.info.times_N) == len(expected) == len(moving)
+        np.testing.assert_array_equal(reader.frames(wanted), np.stack([expected[i] for i in wanted]))
