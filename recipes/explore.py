@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -29,8 +28,8 @@ from byol_ext.rl.curiosity.rnd import RND
 from byol_ext.rl.policy import ActorCritic
 from byol_ext.rl.rollout import OBSERVED_ROWS, RewardMix, RolloutSource, prepare
 from byol_ext.rl.spaces import channels_first, discrete_actions, observation_shape
-from byol_ext.training import FitResult, Run, TrainConfig, fit, load_weights, rank_and_world
-from recipes.config import from_dict
+from byol_ext.training import FitResult, Run, TrainConfig, fit, load_weights, process_device, rank_and_world
+from recipes.config import from_dict, resume_command
 from recipes.explore_config import ExploreConfig
 from recipes.explore_model import build_bonus, build_trunk
 
@@ -136,7 +135,7 @@ class Experiment:
 def build(config: ExploreConfig) -> Experiment:
     """Environments, agent and source of this process."""
     rank, world = rank_and_world()
-    device = device_of(config)
+    device = process_device(config.train.device)
     sizes = config.envs.num // config.envs.groups
     first = rank * config.envs.num
     groups = [
@@ -169,13 +168,6 @@ def build(config: ExploreConfig) -> Experiment:
         fingerprint=f"{config.env} {config.envs.protocol} {config.envs.noise} x {config.envs.num} x {world}",
     )
     return Experiment(agent, source, tracker, config)
-
-
-def device_of(config: ExploreConfig) -> torch.device:
-    """Device of this process."""
-    if config.train.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def _bf16(config: ExploreConfig, device: torch.device) -> bool:
@@ -213,7 +205,7 @@ def train(config: ExploreConfig, *, resume: bool = False) -> tuple[FitResult, Ex
         recipe="explore",
         config=config,
         resume=resume,
-        resume_command=f"byol-ext explore train --config {path / 'config.yaml'} --resume",
+        resume_command=resume_command("explore", path),
         free=FREE,
     )
     if not experiment.source.collector.exact and rank_and_world()[0] == 0:
@@ -305,7 +297,7 @@ def load_run(path: str | Path) -> tuple[ExploreConfig, ExploreAgent, Run]:
     agent = build_agent(config, shape, discrete_actions(envs.single_action_space))
     envs.close()
     load_weights(agent, run.latest)
-    return config, agent.to(device_of(config)).eval(), run
+    return config, agent.to(process_device(config.train.device)).eval(), run
 
 
 def final_metrics(experiment: Experiment, result: FitResult) -> Mapping[str, float]:

@@ -54,6 +54,7 @@ from recipes.vididi_model import (
     ema_decay,
 )
 
+_LONG_EPOCH = 10**6  # steps; only a training has epochs of its own
 FREE = ("eval", "root", "data.workers")
 """What may differ when a run is resumed: it does not change the weights."""
 
@@ -130,6 +131,15 @@ def build(config: VididiConfig, *, channels: int, steps: int, steps_per_epoch: i
         joint=config.encoder.bn != "per_view",
     )
     return Experiment(model, schedule)
+
+
+def fresh(config: VididiConfig) -> Experiment:
+    """The graph as it is before training: to load weights into, or as the untrained control.
+
+    Args:
+        config: The configuration.
+    """
+    return build(config, channels=len(config.augment.mean), steps=1, steps_per_epoch=_LONG_EPOCH)
 
 
 def counter(config: VididiConfig, schedule: DerivativeSchedule) -> Callable[[int], int]:
@@ -253,7 +263,7 @@ def load_run(path: str | Path) -> tuple[VididiConfig, Experiment, Run]:
     config = from_dict(VididiConfig, run.config, where=str(run.path / "config.yaml"))
     if run.latest is None:
         raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
-    experiment = build(config, channels=len(config.augment.mean), steps=1, steps_per_epoch=1)
+    experiment = fresh(config)
     load_weights(experiment.model, run.latest)
     experiment.model.to(process_device(config.train.device)).eval()
     return config, experiment, run

@@ -12,7 +12,7 @@ from byol_ext.training import Run, process_device, rank_and_world
 from byol_ext.video.cache import CacheSettings, cache_videos
 from byol_ext.video.sources import open_source
 from recipes.config import parse
-from recipes.vididi import Experiment, build, centre, load_run, train
+from recipes.vididi import Experiment, centre, fresh, load_run, train
 from recipes.vididi_config import PRESETS, VididiConfig, motion
 from recipes.vididi_data import Splits, open_splits
 from recipes.vididi_eval import Evaluation, evaluate
@@ -99,7 +99,7 @@ def measured(config: VididiConfig, experiment: Experiment, splits: Splits) -> Ev
     device = process_device(config.train.device)
     untrained = None
     if config.eval.controls:
-        untrained = build(config, channels=len(config.augment.mean), steps=1, steps_per_epoch=10**6).encoder.to(device)
+        untrained = fresh(config).encoder.to(device)
         calibrate_norms(untrained, splits.train, config.eval.protocol, centre=centre(config))
     return evaluate(
         experiment.encoder,

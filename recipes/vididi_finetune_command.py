@@ -16,13 +16,11 @@ from byol_ext.training import Run
 from byol_ext.training.figures import confusion_figure
 from byol_ext.video.transforms import check_invariances
 from recipes.config import parse
-from recipes.vididi import build, centre, load_run
+from recipes.vididi import centre, fresh, load_run
 from recipes.vididi_config import DataConfig, VididiConfig
 from recipes.vididi_data import Splits, open_splits
 from recipes.vididi_eval import evaluate
 from recipes.vididi_finetune import FinetuneConfig, Finetuned, finetune
-
-EVERY_EPOCH = 10**6
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def finetune_command(args: Sequence[str]) -> int:
     pretrained, experiment, _ = load_run(config.run)
     encoder = experiment.encoder
     if config.scratch:
-        encoder = build(pretrained, channels=len(pretrained.augment.mean), steps=1, steps_per_epoch=EVERY_EPOCH).encoder
+        encoder = fresh(pretrained).encoder
     data = config.data if config.data.train else pretrained.data
     splits = open_splits(data, seed=pretrained.seed)
     path = Path(config.run) / "finetune" / config.name
@@ -91,7 +89,7 @@ def supervised(config: VididiConfig) -> int:
     """
     splits = open_splits(config.data, seed=config.seed)
     assert splits.test is not None
-    encoder = build(config, channels=len(config.augment.mean), steps=1, steps_per_epoch=EVERY_EPOCH).encoder
+    encoder = fresh(config).encoder
     path = Path(config.root) / "vididi" / config.name
     run = Run.create(path, recipe="vididi-supervised", config=config, resume=True, resume_command="")
     settings = FinetuneConfig(

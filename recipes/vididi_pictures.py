@@ -22,7 +22,7 @@ from byol_ext.video.data import VideoClips, collate
 from byol_ext.video.motion_sprites import MotionSprites
 from byol_ext.video.saliency import frame_difference_mask, input_gradient, saliency_metrics
 from byol_ext.video.samples import VideoSource
-from recipes.vididi import Experiment, build, centre
+from recipes.vididi import Experiment, centre, fresh
 from recipes.vididi_config import VididiConfig
 from recipes.vididi_data import SPRITES, Splits
 from recipes.vididi_eval import Evaluation
@@ -113,12 +113,12 @@ def draw_saliency(config: VididiConfig, encoder: nn.Module, source: VideoSource,
         videos or everything does.
     """
     device = process_device(config.train.device)
-    fresh = build(config, channels=len(config.augment.mean), steps=1, steps_per_epoch=10**6).encoder.to(device)
+    untrained = fresh(config).encoder.to(device)
     clips = _clips(source, config, _spread(len(source), MEASURED))
     mask_NTHW = _moving(source, config, clips)
     maps = {
         name: input_gradient(network, clips.x_NCTHW.to(device)).cpu()
-        for name, network in (("trained", encoder), ("untrained", fresh))
+        for name, network in (("trained", encoder), ("untrained", untrained))
     }
     area_N = mask_NTHW.float().mean((1, 2, 3))
     usable = ((area_N > 0) & (area_N < 1)).nonzero().flatten()
@@ -133,8 +133,8 @@ def draw_saliency(config: VididiConfig, encoder: nn.Module, source: VideoSource,
         path=path,
         note="input gradient of the length of the features",
     )
-    untrained = saliency_metrics(maps["untrained"], mask_NTHW)["saliency/share_inside"]
-    return saliency_metrics(maps["trained"], mask_NTHW) | {"saliency/random_init_share_inside": untrained}
+    control = saliency_metrics(maps["untrained"], mask_NTHW)["saliency/share_inside"]
+    return saliency_metrics(maps["trained"], mask_NTHW) | {"saliency/random_init_share_inside": control}
 
 
 @dataclass(frozen=True)
