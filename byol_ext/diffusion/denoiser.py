@@ -90,6 +90,7 @@ class Denoiser(nn.Module):
         noised_BL: Tensor,
         given_BLd: Tensor | None = None,
         previous_BLd: Tensor | None = None,
+        only_noised: bool = False,
     ) -> Tensor:
         """Logits ``[B, L, V]`` in float32 or wider; those at given positions mean nothing.
 
@@ -99,6 +100,8 @@ class Denoiser(nn.Module):
             noised_BL: Bool, true where noised.
             given_BLd: Clean embeddings, read where given; None drops the condition (zeros), the mask stays.
             previous_BLd: Last ``x0_hat``, read where noised; None for none yet (zeros).
+            only_noised: Whether to return the logits of the noised positions alone, row by row, as ``[N, V]``: with a
+                large vocabulary they are a good part of a step's cost, and the last MLP is spared too.
         """
         noised_BL1 = noised_BL[..., None]
         zeros_BLd = torch.zeros_like(x_BLd)
@@ -109,8 +112,13 @@ class Denoiser(nn.Module):
             torch.where(noised_BL1, zeros_BLd if previous_BLd is None else previous_BLd, 0.0),
             noised_BL1.to(scaled_BLd.dtype),
         ]
-        hidden_BLW = self.transformer(self.input(torch.cat(features, dim=-1)), self.time(t_B))
-        return self._logits(hidden_BLW, x_BLd, t_B)
+        inputs_BLW, condition_BC = self.input(torch.cat(features, dim=-1)), self.time(t_B)
+        if not only_noised:
+            return self._logits(self.transformer(inputs_BLW, condition_BC), x_BLd, t_B)
+        hidden_NW = self.transformer(inputs_BLW, condition_BC, wanted_BL=noised_BL)
+        # Each of them as a sequence of length 1.
+        x_N1d, t_N = x_BLd[noised_BL][:, None], t_B[noised_BL.nonzero()[:, 0]]
+        return self._logits(hidden_NW[:, None], x_N1d, t_N)[:, 0]
 
     @full_precision
     def _logits(self, hidden_BLW: Tensor, x_BLd: Tensor, t_B: Tensor) -> Tensor:

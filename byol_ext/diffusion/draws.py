@@ -28,6 +28,9 @@ class Stream(IntEnum):
     SELF_CONDITIONING = 0x4344_0012
     CONDITION_DROPOUT = 0x4344_0013
     RECONSTRUCTION = 0x4344_0014
+    HIDING = 0x4344_0020
+    CHI_SQUARE = 0x4344_0030
+    CHI_SQUARE_ANGLE = 0x4344_0031
 
 
 def keyed_normal(keys_B: Tensor, n: int) -> Tensor:

@@ -58,7 +58,9 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """Embeddings ``[B, L, d]`` of tokens."""
-        return normalised_rows(F.embedding(tokens_BL, self.weight))
+        if tokens_BL.numel() < self.vocabulary:
+            return normalised_rows(F.embedding(tokens_BL, self.weight))
+        return F.embedding(tokens_BL, self.table())
 
 
 def normalised_rows(rows: Tensor) -> Tensor:

@@ -54,19 +54,7 @@ def save_cdcd(model: CDCD, folder: str | Path) -> Path:
     Raises:
         TypeError: If the warp is none of this package's.
     """
-    warp = model.warp.drawn if isinstance(model.warp, FittedWarp) else model.warp
-    if type(warp) not in _WARPS:
-        known = ", ".join(kind.__name__ for kind in _WARPS)
-        raise TypeError(f"a {type(warp).__name__} cannot be saved; known are {known}")
-    parameters = warp.state_dict() if isinstance(warp, nn.Module) else {}
-    values = {
-        "training": dataclasses.asdict(model.config),
-        "warp": {
-            "kind": type(warp).__name__,
-            "arguments": _arguments(warp),
-            "parameters": {name: value.tolist() for name, value in parameters.items()},
-        },
-    }
+    values = {"training": dataclasses.asdict(model.config), "warp": warp_values(model.warp)}
     folder = save_pretrained(model.average, folder)
     (folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
     return folder
@@ -91,10 +79,48 @@ def load_cdcd(folder: str | Path, *, device: torch.device | str = "cpu") -> Save
     try:
         values = json.loads(path.read_text())
         config = CDCDConfig(**values["training"])
-        warp = _warp(values["warp"])
+        warp = warp_of_values(values["warp"], device=device)
     except (json.JSONDecodeError, KeyError, TypeError, StopIteration) as error:
         raise ValueError(f"{path} does not fit this version: {error!r}") from error
-    return SavedCDCD(denoiser, warp.to(device) if isinstance(warp, nn.Module) else warp, config)
+    return SavedCDCD(denoiser, warp, config)
+
+
+def warp_values(warp: Warp) -> dict[str, Any]:
+    """A warp as JSON values; of one that learns, what it draws from.
+
+    Args:
+        warp: The warp.
+
+    Raises:
+        TypeError: If it is none of this package's.
+    """
+    warp = warp.drawn if isinstance(warp, FittedWarp) else warp
+    if type(warp) not in _WARPS:
+        known = ", ".join(kind.__name__ for kind in _WARPS)
+        raise TypeError(f"a {type(warp).__name__} cannot be saved; known are {known}")
+    parameters = warp.state_dict() if isinstance(warp, nn.Module) else {}
+    return {
+        "kind": type(warp).__name__,
+        "arguments": _arguments(warp),
+        "parameters": {name: value.tolist() for name, value in parameters.items()},
+    }
+
+
+def warp_of_values(values: dict[str, Any], *, device: torch.device | str = "cpu") -> Warp:
+    """The warp that :func:`warp_values` described; it is no longer fitted.
+
+    Args:
+        values: The values.
+        device: Where to put it.
+
+    Raises:
+        KeyError, TypeError, StopIteration: If the values do not describe one.
+    """
+    warp: Warp = next(kind for kind in _WARPS if kind.__name__ == values["kind"])(**values["arguments"])
+    if not isinstance(warp, nn.Module):
+        return warp
+    warp.load_state_dict({name: torch.tensor(value) for name, value in values["parameters"].items()})
+    return warp.requires_grad_(False).to(device)
 
 
 def _arguments(warp: Warp) -> dict[str, Any]:
@@ -110,11 +136,3 @@ def _arguments(warp: Warp) -> dict[str, Any]:
     if isinstance(warp, LogisticWarp):
         return arguments | {"median": (warp.t_min + warp.t_max) / 2.0}
     return arguments
-
-
-def _warp(values: dict[str, Any]) -> Warp:
-    warp: Warp = next(kind for kind in _WARPS if kind.__name__ == values["kind"])(**values["arguments"])
-    if isinstance(warp, nn.Module):
-        warp.load_state_dict({name: torch.tensor(value) for name, value in values["parameters"].items()})
-        warp.requires_grad_(False)
-    return warp

@@ -150,10 +150,10 @@ def likelihood_bound(
     p_BLV, _ = model.at(t_min_B)
     log_p_BL = p_BLV.gather(-1, tokens_BL[..., None]).squeeze(-1).log()
     squares_B = torch.zeros(len(tokens_BL), dtype=torch.float64, device=tokens_BL.device)
-    for t_B in _stratified_times(warp, draws, model.clean_BLd, generator):
+    for t_B in stratified_times(warp, draws, like_B=t_min_B, generator=generator):
         _, x0_BLd = model.at(t_B)
         error_B = (model.clean_BLd - x0_BLd).double().square().sum(-1).mul(noised_BL).sum(-1)
-        squares_B += error_B / (t_B.double() ** 3 * _mixture_density(warp, t_B))
+        squares_B += error_B / (t_B.double() ** 3 * mixture_density(warp, t_B))
     tokens_B = noised_BL.sum(-1).double()
     return Bound(
         reconstruction_B=-(log_p_BL.double().masked_fill(~noised_BL, 0.0)).sum(-1),
@@ -193,9 +193,18 @@ class _Denoising:
         return p_BLV, x0_BLd
 
 
-def _stratified_times(warp: Warp, draws: int, like_BLd: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """``S`` times ``[B]``; over all rows and draws, and over the draws of each row, one to a stratum of quantiles."""
-    batch, device = len(like_BLd), like_BLd.device
+def stratified_times(warp: Warp, draws: int, *, like_B: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """``S`` times ``[B]`` of the law of :func:`mixture_density`, half log-uniform and half the warp's.
+
+    Over all rows and draws, and over the draws of each row, there is one to a stratum of quantiles.
+
+    Args:
+        warp: The warp.
+        draws: ``S``.
+        like_B: Its length, dtype and device are those of the times.
+        generator: Source of the offset, on the device of ``like_B``.
+    """
+    batch, device = len(like_B), like_B.device
     offset = torch.rand(1, dtype=torch.float64, device=device, generator=generator)
     row_B = torch.arange(batch, dtype=torch.float64, device=device)
     half_log = LogUniformWarp(warp.t_min, warp.t_max)
@@ -203,12 +212,17 @@ def _stratified_times(warp: Warp, draws: int, like_BLd: Tensor, generator: torch
     for draw in range(draws):
         u_B = torch.remainder(offset + (draw + row_B / batch) / draws, 1.0)
         t_B = torch.where(u_B < 0.5, half_log.times(2.0 * u_B), warp.times(torch.remainder(2.0 * u_B, 1.0)))
-        times.append(t_B.to(like_BLd.dtype))
+        times.append(t_B.to(like_B.dtype))
     return times
 
 
-def _mixture_density(warp: Warp, t_B: Tensor) -> Tensor:
-    """Density of the drawn times along ``t``, float64."""
+def mixture_density(warp: Warp, t_B: Tensor) -> Tensor:
+    """Density along ``t`` of what :func:`stratified_times` draws, float64.
+
+    Args:
+        warp: The warp.
+        t_B: Times.
+    """
     t_B = t_B.double()
     half_log = LogUniformWarp(warp.t_min, warp.t_max)
     return 0.5 * (half_log.density(t_B) + warp.density(t_B)) / (warp.t_max - warp.t_min)

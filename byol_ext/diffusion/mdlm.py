@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from byol_ext.bootstrap import Ctx, Out
 from byol_ext.diffusion.categorical import cross_entropy, draw, probabilities
+from byol_ext.diffusion.draws import Stream
 from byol_ext.diffusion.transformer import Transformer, TransformerConfig
 from byol_ext.losses.pair import as_float
 from byol_ext.rng import keyed_uniform
@@ -30,8 +31,6 @@ from byol_ext.training.trainable import Views
 
 HiddenLogits = Callable[[Tensor, Tensor], Tensor]
 """``(tokens_BL, hidden_BL) -> logits_BLV`` of the tokens where ``hidden_BL`` (bool) is true; it never reads these."""
-
-_HIDING = 0x4344_0020  # beside the streams of byol_ext.diffusion.draws
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class MDLM(nn.Module):
         """
         tokens_BL = views["tokens"]
         t_B = self.config.t_min + (1.0 - self.config.t_min) * as_float(ctx.data["u"])
-        uniform_BL = keyed_uniform(ctx.data["keys"], tokens_BL.shape[1], stream=_HIDING)
+        uniform_BL = keyed_uniform(ctx.data["keys"], tokens_BL.shape[1], stream=Stream.HIDING)
         hidden_BL = uniform_BL < t_B[:, None]
         loss = (hidden_cross_entropy(self, tokens_BL, hidden_BL).mean(1) / t_B).mean()
         return Out(loss=loss, terms={"bound": loss.detach(), "hidden": hidden_BL.float().mean()})

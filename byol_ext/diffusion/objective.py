@@ -4,7 +4,8 @@ Noise levels are weighted by how often the warp draws them and never by a factor
 sequence is the mean over its noised positions, and that of a batch the mean over its sequences, so micro-batches and
 processes add up exactly.
 
-Legend: ``B`` sequences, ``L`` positions, ``V`` vocabulary, ``d`` embedding width.
+Legend: ``B`` sequences, ``L`` positions, ``N`` noised positions of all sequences, ``V`` vocabulary, ``d`` embedding
+width.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from byol_ext.bootstrap import Ctx, Out
 from byol_ext.diffusion.denoiser import Denoiser
 from byol_ext.diffusion.draws import Stream, keyed_coin, keyed_normal
 from byol_ext.diffusion.masks import Mask, mixed_mask
+from byol_ext.diffusion.objective_parts import SeenLosses, self_conditioned_rows
 from byol_ext.diffusion.score_interpolation import PostProcessing, add_noise, interpolate
 from byol_ext.diffusion.warp import Warp
-from byol_ext.diffusion.warp_fit import FittedWarp
 from byol_ext.ema import EMA
 from byol_ext.losses.pair import full_precision
 from byol_ext.schedules import ema_warmup
@@ -114,8 +115,7 @@ class CDCD(nn.Module):
         self.config = config if config is not None else CDCDConfig()
         self.denoiser, self.warp, self.mask = denoiser, warp, mask
         self.ema = EMA(denoiser, ema_warmup(self.config.ema))
-        self._seen: list[tuple[Tensor, Tensor]] = []
-        self._seen_step = -1
+        self._seen = SeenLosses()
 
     @property
     def average(self) -> Denoiser:
@@ -155,14 +155,15 @@ class CDCD(nn.Module):
             dropped_B=keyed_coin(keys_B, self.config.condition_dropout, stream=Stream.CONDITION_DROPOUT),
         )
         previous_BLd = self._first_prediction(noised, keys_B) if self.config.self_conditioning else None
-        logits_BLV = predict(self.denoiser, noised, previous_BLd)
-        ce_B = cross_entropy(logits_BLV, tokens_BL, noised_BL=noised.noised_BL)
+        logits_NV = predict(self.denoiser, noised, previous_BLd)
+        ce_B = cross_entropy(logits_NV, tokens_BL, noised_BL=noised.noised_BL)
         if self.training:
-            self._remember(step, t_B, ce_B)
+            # Sequences at t_min, of the likelihood loss, stay: every curve is zero there, so they pull at nothing.
+            self._seen.add(step, t_B=t_B, cross_entropy_B=ce_B)
         terms = {"cross_entropy": ce_B.detach().mean()}
         loss_B = ce_B
         if reconstructed_B is not None:
-            loss_B = self._bound(logits_BLV, noised, ce_B, reconstructed_B)
+            loss_B = self._bound(logits_NV, noised, ce_B, reconstructed_B)
             terms["bound"] = loss_B.detach().mean()
         return Out(loss=loss_B.mean(), terms=terms, elements={"cross_entropy": ce_B})
 
@@ -175,11 +176,7 @@ class CDCD(nn.Module):
         Returns:
             Values to log: ``ema/decay`` and those of :meth:`byol_ext.diffusion.warp_fit.FittedWarp.fit`.
         """
-        values: dict[str, float] = {}
-        if isinstance(self.warp, FittedWarp) and self._seen and self._seen_step == step:
-            t_B, ce_B = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-            values |= self.warp.fit(step, t_B=t_B, cross_entropy_B=ce_B)
-        self._seen = []
+        values = self._seen.fit(self.warp, step)
         if self.denoiser.prior_weight is not None:
             self.denoiser.prior_weight.fill_(min(1.0, (step + 1) / self.config.prior_steps))
         return values | {"ema/decay": self.ema.update(step)}
@@ -198,44 +195,36 @@ class CDCD(nn.Module):
         noised = noise_tokens(self.average, tokens_BL, keys_B=keys_B, t_B=t_B, noised_BL=noised_BL)
         previous_BLd = None
         for _ in range(passes if self.config.self_conditioning else 0):
-            previous_BLd = self._clean(self.average, predict(self.average, noised, previous_BLd))
+            previous_BLd = self._clean(self.average, noised, previous_BLd)
         return cross_entropy(predict(self.average, noised, previous_BLd), tokens_BL, noised_BL=noised_BL)
 
     def _first_prediction(self, noised: Noised, keys_B: Tensor) -> Tensor:
-        """``x0_hat`` without gradient in one sequence of each pair of neighbours, zero in the others.
-
-        Neighbours have neighbouring times, so both halves see the whole range.
-        """
-        first_P = keyed_coin(keys_B[::2], 0.5, stream=Stream.SELF_CONDITIONING)
-        rows_B = torch.arange(len(keys_B), device=keys_B.device)
-        chosen = (rows_B % 2 == first_P.repeat_interleave(2)[: len(keys_B)]).nonzero()[:, 0]
+        """``x0_hat`` without gradient in half of the sequences, zero in the others."""
+        rows = self_conditioned_rows(keys_B)
         previous_BLd = torch.zeros_like(noised.x_BLd)
-        if len(chosen):
+        if len(rows):
             with torch.no_grad():
-                part = Noised(*(value[chosen] for value in noised))
-                previous_BLd[chosen] = self._clean(self.denoiser, predict(self.denoiser, part, None))
+                part = Noised(*(value[rows] for value in noised))
+                previous_BLd[rows] = self._clean(self.denoiser, part, None)
         return previous_BLd
 
-    def _clean(self, denoiser: Denoiser, logits_BLV: Tensor) -> Tensor:
-        return interpolate(logits_BLV.softmax(-1), denoiser.embedding.table(), post=self.config.post)
-
-    def _remember(self, step: int, t_B: Tensor, ce_B: Tensor) -> None:
-        """Keep what the warp is fitted to; what a skipped step has left is forgotten."""
-        if step != self._seen_step:
-            self._seen, self._seen_step = [], step
-        # Sequences at t_min, of the likelihood loss, stay: every curve is zero there, so they pull at nothing.
-        self._seen.append((t_B.detach(), ce_B.detach()))
+    def _clean(self, denoiser: Denoiser, noised: Noised, previous_BLd: Tensor | None) -> Tensor:
+        """``x0_hat`` at noised positions, zero at given ones."""
+        p_NV = predict(denoiser, noised, previous_BLd).softmax(-1)
+        clean_BLd = torch.zeros_like(noised.x_BLd)
+        clean_BLd[noised.noised_BL] = interpolate(p_NV, denoiser.embedding.table(), post=self.config.post)
+        return clean_BLd
 
     @full_precision
-    def _bound(self, logits_BLV: Tensor, noised: Noised, ce_B: Tensor, reconstructed_B: Tensor) -> Tensor:
+    def _bound(self, logits_NV: Tensor, noised: Noised, ce_B: Tensor, reconstructed_B: Tensor) -> Tensor:
         """An unbiased estimate ``[B]`` of the bound in nats per noised token.
 
         ``CE(t_min) + int t^-3 E|e_w - x0_hat|^2 dt + d / (2 t_max^2)``, the integral by importance sampling.
         """
-        p_BLV = logits_BLV.softmax(-1)
-        error_BL = (noised.clean_BLd - interpolate(p_BLV, self.denoiser.embedding.table())).square().sum(-1)
+        predicted_Nd = interpolate(logits_NV.softmax(-1), self.denoiser.embedding.table())
+        error_N = (noised.clean_BLd[noised.noised_BL] - predicted_Nd).square().sum(-1)
         density_B = self.warp.density(noised.t_B) / (self.warp.t_max - self.warp.t_min)
-        diffusion_B = _masked_mean(error_BL, noised.noised_BL) / (noised.t_B**3 * density_B)
+        diffusion_B = _sequence_means(error_N, noised.noised_BL) / (noised.t_B**3 * density_B)
         share = self.config.reconstruction_share
         estimate_B = torch.where(reconstructed_B, ce_B / share, diffusion_B / (1.0 - share))
         return estimate_B + noised.clean_BLd.shape[-1] / (2.0 * self.warp.t_max**2)
@@ -268,7 +257,7 @@ def noise_tokens(
 
 
 def predict(denoiser: Denoiser, noised: Noised, previous_BLd: Tensor | None) -> Tensor:
-    """Logits ``[B, L, V]`` of a noised batch.
+    """Logits ``[N, V]`` of a batch's noised positions, row by row.
 
     Args:
         denoiser: The network.
@@ -281,21 +270,22 @@ def predict(denoiser: Denoiser, noised: Noised, previous_BLd: Tensor | None) -> 
         noised_BL=noised.noised_BL,
         given_BLd=noised.given_BLd,
         previous_BLd=previous_BLd,
+        only_noised=True,
     )
 
 
 @full_precision
-def cross_entropy(logits_BLV: Tensor, tokens_BL: Tensor, *, noised_BL: Tensor) -> Tensor:
+def cross_entropy(logits_NV: Tensor, tokens_BL: Tensor, *, noised_BL: Tensor) -> Tensor:
     """Mean cross-entropy ``[B]`` over each sequence's noised positions, in nats.
 
     Args:
-        logits_BLV: Logits.
+        logits_NV: Logits of these positions, row by row.
         tokens_BL: Tokens.
         noised_BL: Bool, true where noised; at least one position of each sequence.
     """
-    ce_BL = F.cross_entropy(logits_BLV.movedim(-1, 1), tokens_BL, reduction="none")
-    return _masked_mean(ce_BL, noised_BL)
+    return _sequence_means(F.cross_entropy(logits_NV, tokens_BL[noised_BL], reduction="none"), noised_BL)
 
 
-def _masked_mean(values_BL: Tensor, mask_BL: Tensor) -> Tensor:
-    return torch.where(mask_BL, values_BL, 0.0).sum(1) / mask_BL.sum(1)
+def _sequence_means(values_N: Tensor, noised_BL: Tensor) -> Tensor:
+    values_BL = values_N.new_zeros(noised_BL.shape).masked_scatter(noised_BL, values_N)
+    return values_BL.sum(1) / noised_BL.sum(1)

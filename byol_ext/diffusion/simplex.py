@@ -15,6 +15,7 @@ Legend: ``B`` sequences, ``L`` positions, ``V`` vocabulary; ``t_B`` is the time 
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -25,7 +26,9 @@ from torch import Tensor
 
 from byol_ext.diffusion.bessel import log_bessel
 from byol_ext.diffusion.cir import CIR
+from byol_ext.diffusion.draws import Stream, keyed_normal
 from byol_ext.losses.pair import as_float
+from byol_ext.rng import keyed_uniform
 
 VOCAB_LIMIT = 2048
 _SMALLEST = 1e-12
@@ -98,6 +101,61 @@ class SimplexDiffusion:
             ``[B, L, V]``, positive.
         """
         return self.process.sample(self.start(tokens_BL, dtype), _rows(t_B), generator=generator)
+
+    def keyed_noise(self, tokens_BL: Tensor, t_B: Tensor, *, keys_B: Tensor) -> Tensor:
+        r"""Exact draw of the state at ``t`` that depends on each sample's key alone.
+
+        A coordinate is ``r/2`` times a chi-squared variable with ``m = 2 alpha`` degrees of freedom, the token's a
+        noncentral one: sums of squares of ``m`` normal numbers, one of them shifted by
+        :math:`\sqrt{2 \kappa k / r}`. The sum of two such squares is twice an exponential number.
+
+        Args:
+            tokens_BL: Tokens ``[B, L]``.
+            t_B: Times ``[B]``, positive.
+            keys_B: Keys ``[B]`` of :func:`byol_ext.rng.sample_keys`.
+
+        Returns:
+            ``[B, L, V]`` float32, positive.
+
+        Raises:
+            ValueError: If ``alpha`` is not one multiple of 1/2 for all coordinates; :meth:`noise` takes any.
+
+        Example:
+            >>> from byol_ext.rng import sample_keys
+            >>> tokens, t, keys = torch.tensor([[3, 0], [1, 1]]), torch.ones(2), sample_keys(0, 0, torch.arange(2))
+            >>> y = SimplexDiffusion(5).keyed_noise(tokens, t, keys_B=keys)
+            >>> torch.equal(y[1:], SimplexDiffusion(5).keyed_noise(tokens[1:], t[1:], keys_B=keys[1:]))
+            True
+        """
+        pairs, single = divmod(self._degrees_of_freedom(), 2)
+        shape, tokens_BL1 = (*tokens_BL.shape, self.vocab), tokens_BL[..., None]
+        half_BLV = torch.zeros(shape, device=tokens_BL.device)  # half the sum of squares
+        if pairs:
+            u = keyed_uniform(keys_B, pairs * shape[1] * self.vocab, stream=Stream.CHI_SQUARE)
+            u = u.clamp(min=2.0**-25)  # the middle of the lowest cell, where the logarithm would be zero
+            exponential = rearrange(-torch.log1p(-u), "b (p l v) -> b p l v", p=pairs, v=self.vocab)
+            half_BLV = exponential.sum(1)
+        if single:
+            normal_BLV = keyed_normal(keys_B, shape[1] * self.vocab).view(shape)
+            half_BLV = half_BLV + 0.5 * normal_BLV.square()
+            normal_BL1 = normal_BLV.gather(-1, tokens_BL1)
+        else:
+            angle_BL = 2.0 * math.pi * keyed_uniform(keys_B, shape[1], stream=Stream.CHI_SQUARE_ANGLE)
+            radius_BL1 = (2.0 * exponential[:, 0].gather(-1, tokens_BL1)).sqrt()
+            normal_BL1 = radius_BL1 * angle_BL.cos()[..., None]
+        r = self.process.spread(_rows(t_B.float()))
+        mean = self.kappa * self.process.decay(_rows(t_B.float()))
+        y_BLV = (r * half_BLV).scatter_add(-1, tokens_BL1, mean + normal_BL1 * (2.0 * mean * r).sqrt())
+        return y_BLV.clamp(min=torch.finfo(y_BLV.dtype).tiny)  # rounding may leave less at the token
+
+    def _degrees_of_freedom(self) -> int:
+        alpha = self.process.shape
+        if isinstance(alpha, Tensor) or not float(2.0 * alpha).is_integer():
+            raise ValueError(
+                f"alpha={alpha}: keyed noise is made of squared normal numbers and needs one alpha that is a multiple "
+                "of 1/2, such as 1.0; noise() draws others from a generator"
+            )
+        return round(2.0 * alpha)
 
     def prior(self, like_BLV: Tensor, *, generator: torch.Generator) -> Tensor:
         """Draw of the state at equilibrium, Gamma(alpha, 1), with the shape, dtype and device of ``like_BLV``."""

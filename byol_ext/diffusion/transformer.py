@@ -5,7 +5,7 @@ models use it causally, with a cache when they sample; masked and continuous dif
 :class:`TransformerConfig` therefore means one size in all of them.
 
 Legend: ``B`` sequences, ``L`` positions, ``W`` width, ``C`` condition width; ``H`` heads, ``D`` width of a head, ``S``
-positions that are attended to.
+positions that are attended to; ``N`` positions, of all sequences, whose hidden states are wanted.
 """
 
 from __future__ import annotations
@@ -101,14 +101,21 @@ class Transformer(nn.Module):
         self.norm = FiLMLayerNorm(config.width, condition_width)
 
     def forward(
-        self, x_BLW: Tensor, condition_BC: Tensor | None = None, *, cache: KeyValueCache | None = None
+        self,
+        x_BLW: Tensor,
+        condition_BC: Tensor | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+        wanted_BL: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states ``[B, L, W]`` after the last norm.
+        """Hidden states after the last norm, ``[B, L, W]``, or ``[N, W]`` of the wanted positions.
 
         Args:
             x_BLW: Embedded inputs.
             condition_BC: One condition a sequence, if the network was built with one.
             cache: Earlier positions (causal networks); it is extended by these.
+            wanted_BL: Bool, true at the only positions whose states are wanted; they come row by row. After the last
+                attention, nothing is computed for the others.
 
         Raises:
             ValueError: If a condition is missing or not expected, or a cache goes with a network that is not causal.
@@ -120,8 +127,18 @@ class Transformer(nn.Module):
         past = cache.length if cache is not None else 0
         rotation = self._rotation(past, past + x_BLW.shape[1], x_BLW)
         for index, block in enumerate(self.blocks):
-            x_BLW = block(x_BLW, condition_BC, rotation, causal=self.causal, cache=cache, index=index)
-        return self.norm(x_BLW, condition_BC)
+            last = index == len(self.blocks) - 1
+            x_BLW, condition_BC = block(
+                x_BLW,
+                condition_BC,
+                rotation,
+                causal=self.causal,
+                cache=cache,
+                index=index,
+                wanted_BL=wanted_BL if last else None,
+            )
+        hidden_BLW = self.norm(x_BLW, condition_BC)
+        return hidden_BLW if wanted_BL is None else hidden_BLW[:, 0]
 
     def _rotation(self, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine ``[L, D/2]`` of each position's angles, in float32 or wider."""
@@ -180,7 +197,9 @@ class _Block(nn.Module):
         causal: bool,
         cache: KeyValueCache | None,
         index: int,
-    ) -> Tensor:
+        wanted_BL: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """States and conditions; if only some positions are wanted, each of them as a sequence of length 1."""
         qkv = self.qkv(self.attention_norm(x_BLW, condition_BC))
         q, k, v = rearrange(qkv, "b l (three h d) -> three b h l d", three=3, h=self.heads)
         q, k = _rotate(q, rotation), _rotate(k, rotation)
@@ -188,8 +207,11 @@ class _Block(nn.Module):
             k, v = cache.extend(index, k, v)
         attended = _attend(q, k, v, causal=causal)
         x_BLW = x_BLW + self.dropout(self.attention_out(rearrange(attended, "b h l d -> b l (h d)")))
+        if wanted_BL is not None:
+            x_BLW = x_BLW[wanted_BL][:, None]
+            condition_BC = condition_BC[wanted_BL.nonzero()[:, 0]] if condition_BC is not None else None
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x_BLW, condition_BC)))
-        return x_BLW + self.dropout(self.mlp_out(hidden))
+        return x_BLW + self.dropout(self.mlp_out(hidden)), condition_BC
 
 
 def _attend(q_BHLD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, *, causal: bool) -> Tensor:

@@ -1,5 +1,6 @@
 """CDCD's network: what reaches what, the time condition, the output prior, guidance (spec 12.5 to 12.7)."""
 
+import dataclasses
 import math
 
 import pytest
@@ -99,6 +100,15 @@ def test_output_prior_adds_the_lone_token_logits_by_weight(inputs):
     expected = lone_token_logits(inputs["x_BLd"], inputs["t_B"], net.embedding.table())
     torch.testing.assert_close(net(**inputs) - plain, 0.25 * expected)
     assert "prior_weight" not in Denoiser(SMALL).state_dict()
+
+
+@pytest.mark.parametrize("output_prior", [False, True])
+def test_logits_of_the_noised_positions_alone(output_prior, inputs):
+    net = random_net(dataclasses.replace(SMALL, output_prior=output_prior))
+    if output_prior:
+        net.prior_weight.fill_(0.7)
+    alone_NV = net(**inputs, only_noised=True)
+    torch.testing.assert_close(alone_NV, net(**inputs)[inputs["noised_BL"]], rtol=1e-12, atol=1e-12)
 
 
 def test_autocast_reaches_the_blocks_only(inputs):

@@ -12,8 +12,9 @@ from byol_ext.diffusion.embeddings import EmbeddingMonitor, TokenEmbedding, embe
 def test_rows_have_norm_sqrt_d_and_lookups_agree_with_the_table():
     embedding = TokenEmbedding(7, 10)
     torch.testing.assert_close(embedding.table().norm(dim=-1), torch.full((7,), math.sqrt(10)))
-    tokens = torch.randint(7, (3, 4))
-    torch.testing.assert_close(embedding(tokens), embedding.table()[tokens])
+    for shape in ((3, 4), (1, 4)):  # more tokens than rows of the table, and fewer
+        tokens = torch.randint(7, shape)
+        torch.testing.assert_close(embedding(tokens), embedding.table()[tokens])
     assert embedding.weight.std().item() == pytest.approx(1e-3, rel=0.3)
 
 

@@ -10,6 +10,7 @@ import torch
 from byol_ext.diffusion.cir import CIR
 from byol_ext.diffusion.simplex import SimplexDiffusion, proportions
 from byol_ext.diffusion.simplex_samplers import bridge_step, generate, log_times, ode_step, sde_step
+from byol_ext.rng import sample_keys
 
 ALPHAS = torch.tensor([0.4, 1.0, 2.0, 3.5], dtype=torch.float64)
 PRIOR = torch.tensor([0.3, 0.2, 0.14, 0.1, 0.08, 0.06, 0.04, 0.03, 0.02, 0.015, 0.01, 0.005], dtype=torch.float64)
@@ -78,6 +79,40 @@ def test_single_precision_agrees_with_double():
     torch.testing.assert_close(single.posterior(low, t_low, log_prior.float()).double(), p, rtol=1e-3, atol=1e-5)
     drifts = single.log_drift(low, t_low, p.float()).double(), simplex.log_drift(y, t_B, p)
     torch.testing.assert_close(*drifts, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("t", [0.1, 1.0])
+def test_keyed_noise_follows_the_exact_transition(alpha, t):
+    simplex, n = SimplexDiffusion(4, CIR(alpha, 1.3), kappa=6.0), 8_000
+    tokens = torch.arange(3).expand(n, 3)
+    y = simplex.keyed_noise(tokens, torch.full((n,), t), keys_B=sample_keys(3, 0, torch.arange(n))).double()
+    k, r = math.exp(-1.3 * t), -math.expm1(-1.3 * t)
+    token = scipy.stats.ncx2(2 * alpha, 2 * simplex.kappa * k / r, scale=r / 2)
+    other = scipy.stats.gamma(alpha, scale=r)
+    for place in range(3):
+        for i in range(4):
+            assert scipy.stats.kstest(y[:, place, i].numpy(), (token if i == place else other).cdf).pvalue > 1e-3
+    independent = torch.corrcoef(y.flatten(1).T) - torch.eye(12, dtype=torch.float64)
+    assert independent.abs().max() < 5 / math.sqrt(n)
+    assert y.min() > 0.0
+
+
+def test_keyed_noise_belongs_to_its_sample_and_its_tokens():
+    simplex, keys = SimplexDiffusion(4), sample_keys(0, 0, torch.arange(6))
+    tokens, t = torch.randint(4, (6, 5), generator=seeded()), torch.linspace(0.1, 8.0, 6)
+    y = simplex.keyed_noise(tokens, t, keys_B=keys)
+    rows = [4, 1]
+    assert torch.equal(simplex.keyed_noise(tokens[rows], t[rows], keys_B=keys[rows]), y[rows])
+    other = simplex.keyed_noise((tokens + 1) % 4, t, keys_B=keys)
+    unmoved = torch.nn.functional.one_hot(tokens, 4) + torch.nn.functional.one_hot((tokens + 1) % 4, 4) == 0
+    assert torch.equal(other[unmoved], y[unmoved])
+
+
+@pytest.mark.parametrize("alpha", [0.3, ALPHAS], ids=["no half", "several"])
+def test_keyed_noise_needs_one_half_integer_shape(alpha):
+    with pytest.raises(ValueError, match="multiple of 1/2"):
+        SimplexDiffusion(4, CIR(alpha)).keyed_noise(torch.tensor([[0]]), torch.ones(1), keys_B=torch.tensor([7]))
 
 
 @pytest.mark.parametrize("t", [0.1, 1.0, 8.0])

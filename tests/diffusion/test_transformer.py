@@ -138,3 +138,18 @@ def test_half_precision_autocast_keeps_positions_exact():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = net(x)
     torch.testing.assert_close(half.float(), net(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("condition_width", [None, 3])
+def test_wanted_positions_are_those_of_the_whole(condition_width):
+    net = randomised(Transformer(TINY, condition_width=condition_width))
+    draws = torch.Generator().manual_seed(1)
+    x, weight = (torch.randn(4, 6, 16, dtype=torch.float64, generator=draws) for _ in range(2))
+    condition = torch.randn(4, 3, dtype=torch.float64, generator=draws) if condition_width else None
+    wanted = torch.rand(4, 6, generator=draws) < 0.5
+    wanted[1] = False
+    whole, alone = net(x, condition)[wanted], net(x, condition, wanted_BL=wanted)
+    torch.testing.assert_close(alone, whole, rtol=1e-12, atol=1e-12)
+    parameters = list(net.parameters())
+    gradients = [torch.autograd.grad((h * weight[wanted]).sum(), parameters) for h in (whole, alone)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-10)
