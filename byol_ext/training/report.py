@@ -1,4 +1,6 @@
-"""One HTML file that holds a whole report: text, tables, figures; no scripts, no other files, light and dark.
+"""One HTML file that holds a whole report: text, tables, figures, coloured tokens; no scripts, no other files.
+
+It is made for light and dark, wide and narrow screens, and paper.
 
 >>> report = Report("Run 7").section("Retrieval").table([{"metric": "R@1", "value": 12.5}], caption="N = 80 pairs")
 >>> "12.5" in report.html()
@@ -13,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +23,10 @@ from typing import Any, Self
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CSS = """
 :root { color-scheme: light dark; --ink: #1f2933; --muted: #5b6772; --line: #d9dee3; --page: #ffffff; --soft: #f5f7f9;
-  --link: #0067a3; }
+  --link: #0067a3; --mark: #ffe98a; --l1: #fdf1de; --l2: #fbdfb5; --l3: #f6c681; --l4: #f0ab54; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --muted: #9aa7b3; --line: #38424c; --page: #14191e;
-  --soft: #1c232a; --link: #6cbcf0; } }
+  --soft: #1c232a; --link: #6cbcf0;
+  --mark: #5c4f10; --l1: #2e2618; --l2: #47371c; --l3: #63491d; --l4: #825a1c; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.5rem 1.5rem 5rem; max-width: 60rem; background: var(--page); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif; }
@@ -30,12 +34,13 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.3rem; margin: 3rem 0 .8rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 p { margin: .6rem 0; max-width: 44rem; overflow-wrap: anywhere; }
 .subtitle, caption, figcaption { color: var(--muted); font-size: .92rem; }
-nav { margin: 1.4rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .95rem; }
+nav { margin: 1.4rem 0; display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; font-size: .95rem; }
 a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
 table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
-th, td { padding: .34rem .9rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+caption { caption-side: bottom; text-align: left; padding-top: .5rem; position: sticky; left: 0;
+  max-width: min(44rem, calc(100vw - 2rem)); }
+th, td { padding: .34rem .75rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { padding-left: .3rem; }
 thead th { font-weight: 600; border-bottom: 2px solid var(--line); vertical-align: bottom; }
 tbody tr:hover { background: var(--soft); }
@@ -45,8 +50,62 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border: 1
   border-radius: 6px; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem;
   overflow-x: auto; font: .86rem/1.5 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
-@media print { body { max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+.row { display: flex; flex-wrap: wrap; gap: 0 1.6rem; } .row figure { max-width: 100%; }
+.row figcaption { width: 0; min-width: 100%; }
+.lines { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .5rem 1rem; }
+.aligned { gap: .12rem 1rem; }
+.tokens, .legend, .label { font: .9rem/1.55 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
+.label { color: var(--muted); font-size: .82rem; line-height: 1.7; white-space: pre; }
+.tokens { white-space: break-spaces; overflow-wrap: anywhere; } .aligned .tokens { line-break: anywhere; }
+.tokens span, .tokens mark { unicode-bidi: isolate; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-bottom: .8rem; font-size: .82rem; }
+.level-0 { font-weight: 700; } .level-1 { background: var(--l1); }
+.level-2 { background: var(--l2); text-decoration: underline dotted 1px; text-underline-offset: .2em; }
+.level-3 { background: var(--l3); text-decoration: underline dashed 1px; text-underline-offset: .2em; }
+.level-4 { background: var(--l4); text-decoration: underline solid 1px; text-underline-offset: .2em; }
+.given { color: var(--link); border-bottom: 2px solid var(--link); }
+mark { background: var(--mark); color: inherit; text-decoration: underline; text-underline-offset: .2em; }
+@media (max-width: 42rem) { body { padding: 1.4rem 1rem 3rem; } th, td { padding: .3rem .55rem; }
+  .lines, .aligned { grid-template-columns: minmax(0, 1fr); gap: 0; } .lines .tokens { margin-bottom: .55rem; }
+  .label { white-space: normal; } th:not(.number), td:not(.number) { min-width: 6.5rem; } }
+@media print { .tokens * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  body { max-width: none; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 """
+
+
+class Look(Enum):
+    """How a span of text is shown; levels can be told apart without colour, by weight and underline.
+
+    ``LEVEL_0`` (bold) to ``LEVEL_4`` (strongest background, solid underline) shade a number, ``MARKED`` is a
+    highlighter, ``GIVEN`` sets apart what was there before.
+    """
+
+    PLAIN = ""
+    LEVEL_0 = "level-0"
+    LEVEL_1 = "level-1"
+    LEVEL_2 = "level-2"
+    LEVEL_3 = "level-3"
+    LEVEL_4 = "level-4"
+    MARKED = "marked"
+    GIVEN = "given"
+
+
+LEVELS = (Look.LEVEL_0, Look.LEVEL_1, Look.LEVEL_2, Look.LEVEL_3, Look.LEVEL_4)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text with a look.
+
+    Attributes:
+        text: Shown as it is, spaces and line ends included.
+        look: How.
+        hint: Shown when the pointer rests on it.
+    """
+
+    text: str
+    look: Look = Look.PLAIN
+    hint: str = ""
 
 
 @dataclass
@@ -122,15 +181,37 @@ class Report:
             FileNotFoundError: no such file.
             ValueError: the file is not a PNG.
         """
-        data = Path(path).read_bytes()
-        if not data.startswith(_PNG) or len(data) < 24:
-            raise ValueError(f"{path} is not a PNG file")
-        width, height = (int.from_bytes(data[at : at + 4], "big") // 2 for at in (16, 20))
-        text = html.escape(caption)
+        return self._add(f"<figure>{_figure(path, caption)}</figure>")
+
+    def figures(self, figures: Sequence[tuple[str | Path, str]]) -> Self:
+        """Embed PNGs side by side as far as the width allows, each a path with its caption; see :meth:`figure`."""
+        inner = "".join(f"<figure>{_figure(path, caption)}</figure>" for path, caption in figures)
+        return self._add(f'<div class="row">{inner}</div>')
+
+    def spans(
+        self,
+        lines: Sequence[tuple[str, Sequence[Span]]],
+        *,
+        caption: str,
+        legend: Sequence[Span] = (),
+        aligned: bool = False,
+    ) -> Self:
+        """Add lines of monospaced text in which spans have looks.
+
+        Args:
+            lines: A label and the spans of each line; long lines wrap.
+            caption: What is shown, and of how many.
+            legend: A span for each look, whose text says what it means.
+            aligned: Wrap after any character, so that equal positions stand below each other; else between words.
+        """
+        head = f'<div class="legend">{"".join(map(_span, legend))}</div>' if legend else ""
+        body = "\n".join(
+            f'<div class="label">{html.escape(label)}</div><div class="tokens">{"".join(map(_span, spans))}</div>'
+            for label, spans in lines
+        )
         return self._add(
-            f'<figure><img alt="{text}" width="{width}" height="{height}" '
-            f'src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
-            f"<figcaption>{text}</figcaption></figure>"
+            f'<figure>{head}<div class="{"lines aligned" if aligned else "lines"}">\n{body}\n</div>'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
 
     def html(self) -> str:
@@ -169,6 +250,28 @@ class Report:
     def _add(self, part: str) -> Self:
         self._sections[-1].parts.append(part)
         return self
+
+
+def _figure(path: str | Path, caption: str) -> str:
+    data = Path(path).read_bytes()
+    if not data.startswith(_PNG) or len(data) < 24:
+        raise ValueError(f"{path} is not a PNG file")
+    width, height = (int.from_bytes(data[at : at + 4], "big") // 2 for at in (16, 20))
+    text = html.escape(caption)
+    return (
+        f'<img alt="{text}" width="{width}" height="{height}" '
+        f'src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
+        f"<figcaption>{text}</figcaption>"
+    )
+
+
+def _span(span: Span) -> str:
+    text = html.escape(span.text)
+    hint = f' title="{html.escape(span.hint)}"' if span.hint else ""
+    if span.look is Look.MARKED:
+        return f"<mark{hint}>{text}</mark>"
+    look = f' class="{span.look.value}"' if span.look is not Look.PLAIN else ""
+    return f"<span{look}{hint}>{text}</span>" if look or hint else text
 
 
 def _cell(tag: str, content: str, numeric: bool) -> str:

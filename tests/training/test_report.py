@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from byol_ext.training.report import Report
+from byol_ext.training.report import LEVELS, Look, Report, Span
 
 
 class Balanced(HTMLParser):
@@ -68,7 +68,8 @@ def test_the_file_stands_alone(png, tmp_path):
 def test_everything_is_escaped(png):
     evil = '<script>alert("x")</script>&'
     report = Report(evil, subtitle=evil).text(evil).code(evil).section(evil).figure(png, caption=evil)
-    report.section("b").table([{evil: evil}], caption=evil)
+    report.section("b").table([{evil: evil}], caption=evil).figures([(png, evil)])
+    report.spans([(evil, [Span(evil, look, hint=evil) for look in Look])], caption=evil, legend=[Span(evil)])
     assert "<script>" not in report.html()
     assert "&lt;script&gt;" in report.html()
     parse(report)
@@ -123,3 +124,37 @@ def test_figures_must_be_png(tmp_path):
 def test_same_names_get_their_own_anchor():
     page = Report("t").section("a").section("a").html()
     assert len(set(re.findall(r'<h2 id="(\w+)"', page))) == 2
+
+
+def test_spans_keep_their_text_and_say_their_look():
+    tokens = [Span("a  b\n", LEVELS[4], hint="p 0.1"), Span("c"), Span(" d", Look.MARKED), Span("e", Look.GIVEN)]
+    report = Report("t").spans(
+        [("step 1", tokens)], caption="One line.", legend=[Span("sure", LEVELS[0])], aligned=True
+    )
+    parse(report)
+    page = report.html()
+    line = re.search(r'<div class="tokens">(.*?)</div>', page, re.DOTALL)
+    assert line is not None
+    assert re.sub(r"<[^>]*>", "", line[1]) == "a  b\nc de"
+    assert '<span class="level-4" title="p 0.1">a  b\n</span>c<mark> d</mark><span class="given">e</span>' in page
+    assert '<div class="legend"><span class="level-0">sure</span></div>' in page
+    assert '<div class="lines aligned">' in page
+    assert '<div class="legend">' not in Report("t").spans([("", tokens)], caption="").html()
+
+
+def test_every_level_can_be_told_apart_without_colour():
+    page = Report("t").html()
+    seen = set()
+    for look in LEVELS:
+        rule = re.search(rf"\.{look.value} {{ ([^}}]*) }}", page)
+        assert rule is not None
+        seen.add(re.sub(r"background: [^;]*;", "", rule[1]).strip())
+    assert len(seen) == len(LEVELS)
+
+
+def test_figures_stand_side_by_side(png):
+    report = Report("t").figures([(png, "left"), (png, "right")])
+    parse(report)
+    row = re.search(r'<div class="row">(.*)</div>', report.html())
+    assert row is not None
+    assert re.findall(r"<figcaption>(\w+)<", row[1]) == ["left", "right"]
