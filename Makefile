@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Modules are compiled on first import; where this variable is set they would be compiled on every one.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run test test-all lint types bench debian-data clean
+.PHONY: help setup run test test-all lint types bench debian-data debian-text clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,10 @@ bench: $(STAMP)  ## the benchmarks, side by side with their peers
 debian-data:  ## as root on Debian: renderer, soundfont and Fashion-MNIST, which some tests use
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends libfluidsynth3 timgm6mb-soundfont dataset-fashion-mnist
+
+debian-text:  ## as root on Debian: 48 MB of English text for the preset words of cdcd
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends dict-gcide linux-doc-6.1 python3.11-doc perl-doc
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -11,7 +11,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
-RECIPES = {"slap": "recipes.slap_commands", "explore": "recipes.explore_commands", "vididi": "recipes.vididi_commands"}
+RECIPES = {
+    "slap": "recipes.slap_commands",
+    "explore": "recipes.explore_commands",
+    "vididi": "recipes.vididi_commands",
+    "cdcd": "recipes.cdcd_commands",
+}
 """Module of each recipe's ``COMMANDS``; imported when it is asked for."""
 USAGE = """usage: byol-ext COMMAND ...
 
@@ -32,6 +37,13 @@ USAGE = """usage: byol-ext COMMAND ...
   vididi cache     store videos so that training reads them fast
   vididi data      make a set of videos without a download
   vididi study     methods with and without ViDiDi on moving digits, one table
+  cdcd train       train a text diffusion model, or an autoregressive or masked one of its size
+  cdcd eval        evaluate a trained run: samples, likelihood, infilling, with controls; one page
+  cdcd sample      draw sequences from a trained run
+  cdcd infill      fill the blanks of a text: "The [[12]] sat on the [[8]]."
+  cdcd probe       noise range, warp and embeddings of a trained run, with warnings
+  cdcd export      a trained run as a folder of Hugging Face's shape
+  cdcd study       CDCD, its ablations and its rivals at one size, one table
   quickstart       train, evaluate and report the tiny recipes in minutes
   doctor           what is installed, which devices there are, what is missing
 
