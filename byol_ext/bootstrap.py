@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from byol_ext.ema import EMA
-from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed, joined, like_rows, row_mask, rows_of
+from byol_ext.graph import Edge, Encoded, Latent, Out, SetTerm, Windowed, ends, joined, like_rows, observe, rows_of
 from byol_ext.heads import WindowBatchNorm2d, batch_norms
 from byol_ext.losses.pair import cosine_distance
 from byol_ext.predictors import Ctx, Prediction, Predictor
@@ -176,6 +176,7 @@ class Bootstrap(nn.Module):
         z = self._run(encoded.online, set(encoded.online), lambda name, y, view: self._branch(name).projector(y))
         out.online = {view: Latent(y, z[view]) for view, y in encoded.online.items()}
         out.target = self._targets(encoded.target, out.online)
+        observe(self.predictors, edges, out, ctx)
         for edge in edges:
             self._add_edge(edge, out, ctx, step)
         for term in self._terms():
@@ -362,14 +363,10 @@ class Bootstrap(nn.Module):
 
     def _add_edge(self, edge: Edge, out: Out, ctx: Ctx, step: int) -> None:
         q = self._prediction(out, edge.src, edge.predictor, ctx)
-        target = out.target[edge.dst].z
-        valid: Tensor | None = None
-        if edge.align is not None:
-            target, valid = edge.align(target, ctx)
+        _, target, weights = ends(edge, out, ctx)
         elements = self.pair(q=q, target=target)
-        for weight in (valid, row_mask(edge.mask, ctx)):
-            if weight is not None:
-                elements = elements * like_rows(weight, elements, edge.name)
+        for weight in weights:
+            elements = elements * like_rows(weight, elements, edge.name)
         mean = elements.mean()
         out.elements[edge.name] = elements
         out.terms[edge.name] = mean.detach()

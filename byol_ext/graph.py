@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from byol_ext.heads import WindowBatchNorm2d
-from byol_ext.predictors import Ctx
+from byol_ext.predictors import Ctx, Fitted
 from byol_ext.schedules import Schedule
 
 Align = Callable[[Tensor, Ctx], tuple[Tensor, Tensor | None]]
@@ -251,3 +251,33 @@ class Out:
     target: dict[str, Latent] = field(default_factory=dict)
     predictions: dict[tuple[str, str | None], Tensor] = field(default_factory=dict)
     inner: dict[tuple[str, str | None], Mapping[str, Tensor]] = field(default_factory=dict)
+
+
+def ends(edge: Edge, out: Out, ctx: Ctx) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """What an edge joins: online latents, aligned target latents, and the weights of its rows or elements."""
+    target, valid = out.target[edge.dst].z, None
+    if edge.align is not None:
+        target, valid = edge.align(target, ctx)
+    weights = [weight for weight in (valid, row_mask(edge.mask, ctx)) if weight is not None]
+    return out.online[edge.src].z, target, weights
+
+
+def observe(predictors: nn.ModuleDict, edges: Sequence[Edge], out: Out, ctx: Ctx) -> None:
+    """Show each :class:`~byol_ext.predictors.Fitted` predictor both ends of its edges, masked rows zero.
+
+    Args:
+        predictors: Predictors by name.
+        edges: Edges of the step.
+        out: Result so far: the latents of both networks.
+        ctx: Masks and side information.
+    """
+    for name, predictor in predictors.items():
+        own = [edge for edge in edges if edge.predictor == name]
+        if isinstance(predictor, Fitted) and own:
+            predictor.observe([_weighted(edge, *ends(edge, out, ctx)) for edge in own])
+
+
+def _weighted(edge: Edge, z: Tensor, target: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    for weight in weights:
+        z, target = z * like_rows(weight, z, edge.name), target * like_rows(weight, target, edge.name)
+    return z, target

@@ -6,7 +6,7 @@ Legend: ``B`` batch, ``D`` width of the projection; leading dims are free.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -54,6 +54,18 @@ class Predictor(nn.Module, ABC):
 
     def commit(self) -> None:
         """Called after the optimiser step; closed forms fold their statistics here."""
+
+
+class Fitted(Predictor):
+    """A predictor computed from latents instead of trained by gradient (:class:`byol_ext.closed_form.ClosedForm`)."""
+
+    @abstractmethod
+    def observe(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Shown, before the predictions of a step, what each edge of the predictor has at its ends.
+
+        Args:
+            pairs: (online latents, aligned target latents) of each edge; rows that the edge masks are zero in both.
+        """
 
 
 class Learned(Predictor):
