@@ -90,7 +90,7 @@ def train(
         FileNotFoundError: If the text is not there.
         ValueError: If sizes do not go together.
     """
-    data = data if data is not None else open_data(config.data, seed=config.seed)
+    data = data if data is not None else open_data(config.data)
     path = Path(config.root) / "cdcd" / config.name
     run = Run.create(
         path, recipe="cdcd", config=config, resume=resume, resume_command=resume_command("cdcd", path), free=FREE
@@ -183,7 +183,7 @@ def load_run(path: str | Path, *, data: LanguageData | None = None) -> tuple[Tra
     config = from_dict(CdcdConfig, run.config, where=str(run.path / "config.yaml"))
     if run.latest is None:
         raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
-    data = data if data is not None else open_data(config.data, seed=config.seed)
+    data = data if data is not None else open_data(config.data)
     check_text(run, data)
     model = build(config, data.tokenizer.vocab_size)
     load_weights(model, run.latest)

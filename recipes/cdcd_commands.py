@@ -72,7 +72,7 @@ def train_and_evaluate(config: CdcdConfig, *, resume: bool = False) -> int:
         ValueError: If sampling or evaluation would fail after the training.
     """
     check_knobs(config.sample, kind(config))
-    data = open_data(config.data, seed=config.seed)
+    data = open_data(config.data)
     check_evaluation(config, data)
     result, trained, run = train(config, resume=resume, data=data)
     if result.interrupted is not None:

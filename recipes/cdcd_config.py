@@ -46,6 +46,8 @@ class DataConfig:
     """Share of the documents held out; 0: .12 for the small corpora (spec 13), .02 for the others (J)."""
     markov_tokens: int = 1_600_000
     """markov: symbols for training (J: as stdlib27); a tenth as many for validation."""
+    markov_seed: int = 0
+    """markov: which source."""
     length: int = 64
     """Positions of a sequence (CDCD 6.1)."""
     batch: int = 32

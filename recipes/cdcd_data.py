@@ -23,19 +23,18 @@ _LARGE_SHARE = 0.02
 _SMALL_VOCABULARY = 1024
 
 
-def open_data(config: DataConfig, *, seed: int = 0) -> LanguageData:
+def open_data(config: DataConfig) -> LanguageData:
     """The encoded text, from memory or from the cache folder.
 
     Args:
         config: What to read.
-        seed: Of the Markov source.
 
     Raises:
         FileNotFoundError: If the text, or a package that holds it, is not there.
         ValueError: For a text that no reader takes, or a prepared folder that is damaged.
     """
     if config.text == "markov":
-        return MarkovSource(seed=seed).language_data(config.markov_tokens, config.markov_tokens // 10, seed=seed)
+        return MarkovSource(seed=config.markov_seed).language_data(config.markov_tokens, config.markov_tokens // 10)
     small = config.validation_share or VALIDATION_SHARE
     if config.text == "stdlib27":
         return stdlib27(validation_share=small)

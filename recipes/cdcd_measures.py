@@ -220,6 +220,7 @@ def warp_view(
         plateau=plateau,
         deviation=deviation,
         ce_se_B=(mean_B(residual_N.square()) / (count_B - 1).clamp(min=1)).sqrt().numpy(),
+        shape_B=None if shape is linear_shape else wanted_B.numpy(),
         note=f"{count} held-out sequences; noise alone would show {noise.mean():.3f}",
     )
     return metrics, view

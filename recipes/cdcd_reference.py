@@ -163,7 +163,7 @@ def default_judges(trained: Trained, *, reference: Scorer | None = None) -> Judg
     if reference is None and config.eval.reference:
         reference = open_reference(config.eval.reference, trained=trained)
     if reference is None and config.data.text == "markov":
-        reference = SourceScorer(MarkovSource(seed=config.seed))
+        reference = SourceScorer(MarkovSource(seed=config.data.markov_seed))
     return open_judges(trained.data, order=config.eval.ngram_order, reference=reference)
 
 

@@ -43,7 +43,7 @@ def config(
 
 @pytest.fixture(scope="module")
 def data() -> LanguageData:
-    return open_data(DataConfig(text="markov", markov_tokens=4000), seed=0)
+    return open_data(DataConfig(text="markov", markov_tokens=4000))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_copy_of_the_judged_run_is_refused(runs: Path, judged: Trained, tmp_pa
 
 
 def test_a_reference_that_saw_other_text_or_other_tokens_is_refused(runs: Path, judged: Trained) -> None:
-    other_text = open_data(DataConfig(text="markov", markov_tokens=4000), seed=1)
+    other_text = open_data(DataConfig(text="markov", markov_tokens=4000, markov_seed=1))
     with pytest.raises(ValueError, match=r"cannot judge this model: its train"):
         open_reference(runs / "judge", trained=replace_data(judged, other_text))
     tokenizer = CharTokenizer("zyxwvutsrqponmlkjihgfedcba ")
