@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("audio", "text", "video", "image")
+ROOMS = ("audio", "text", "video", "images")
 
 
 def imports(path: Path) -> set[str]:

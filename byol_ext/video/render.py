@@ -15,8 +15,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from byol_ext.resample import Taps, blur_rows, dense_weights, resample_taps
 from byol_ext.video.colour import ColourMap, mean_luma
-from byol_ext.video.resample import Taps, blur_rows, dense_weights, resample_taps
 
 Method = Literal["auto", "dense", "taps"]
 """Matrix products a clip, gathers over the batch, or the first on the CPU and the second elsewhere."""

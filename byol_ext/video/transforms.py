@@ -1,7 +1,7 @@
 """Augmentation of clips on the device, from ``uint8`` frames to normalised float32, keyed by sample.
 
 Crop, flip, resize, blur, colour and normalisation are all linear in the pixels, so a clip is two weighted sums over its
-crop (``resample.py``), one affine map of its colours (``colour.py``) and one clamp to [0, 1]. Unless
+crop (``byol_ext/resample.py``), one affine map of its colours (``colour.py``) and one clamp to [0, 1]. Unless
 ``photometric="per_frame"`` all frames of a clip share all parameters: what differs between frames is motion, which
 temporal differences then see undisturbed (CVRL, arXiv 2008.03800).
 
@@ -19,11 +19,12 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from byol_ext.crops import CROP_TRIES, crop_boxes
+from byol_ext.resample import Axis, Taps, bilinear_taps
 from byol_ext.rng import keyed_uniform
 from byol_ext.video.colour import ColourMap, colour_map, colour_matrix, grey_matrix
-from byol_ext.video.draws import CROP_TRIES, Draws, crop_boxes
+from byol_ext.video.draws import Draws
 from byol_ext.video.render import Method, Plan, blur_weights, render
-from byol_ext.video.resample import Axis, Taps, bilinear_taps
 from byol_ext.video.samples import Invariance, short_side_size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

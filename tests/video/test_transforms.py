@@ -9,12 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tv
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from byol_ext.rng import sample_keys
-from byol_ext.video.draws import crop_boxes
 from byol_ext.video.samples import PHOTOGRAPHED
 from byol_ext.video.transforms import (
     IMAGENET_MEAN,
@@ -262,29 +259,6 @@ def test_draws_have_the_stated_frequencies() -> None:
     assert per_frame.grey_NP.float().mean() == pytest.approx(0.2, abs=0.02)
     assert torch.bincount(per_frame.channel_NP.flatten(), minlength=3).min() > 0.3 * 8 * n
     assert torch.equal((per_frame.sigma_NP > 0).all(1), (per_frame.sigma_NP > 0).any(1))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 300),
-    st.integers(1, 300),
-    st.floats(0.01, 1.0),
-    st.floats(0.2, 5.0),
-    st.integers(0, 2**31),
-)
-def test_crops_lie_inside(height: int, width: int, area: float, aspect: float, seed: int) -> None:
-    u = torch.rand(22, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    sizes = torch.tensor([[height, width]] * 8)
-    box = crop_boxes(u[2:], u[0], u[1], sizes, (area, 1.0), (min(aspect, 1.0), max(aspect, 1.0)))
-    assert (box[:, :2] >= 0).all()
-    assert (box[:, 2:] >= 1).all()
-    assert (box[:, :2] + box[:, 2:] <= sizes).all()
-
-
-def test_a_crop_that_never_fits_is_the_centre() -> None:
-    u = torch.rand(22, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    box = crop_boxes(u[2:], u[0], u[1], torch.tensor([[20, 400]]), (0.9, 1.0), (3 / 4, 4 / 3))
-    assert box.tolist() == [[0, 187, 20, 27]]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,11 +1,11 @@
-"""Crop, flip and resize of clips as weights over source pixels, one set an axis.
+"""Crop, flip and resize of clips and images as weights over source pixels, one set an axis.
 
 Bilinear resizing is separable and linear, so a clip is two weighted sums: over columns, then over rows. On the CPU they
 are matrix products of one clip's crop; elsewhere, gathers over the whole batch in elementwise arithmetic, which neither
 TF32 nor the choice of a matrix kernel can change. Both use the same weights.
 
-Legend: ``N`` clips, ``T`` frames, ``H, W`` source height and width, ``C`` channels, ``M`` output pixels of an axis,
-``K`` taps: source pixels that an output pixel reads, ``L`` pixels of the crop along an axis.
+Legend: ``N`` clips, ``T`` frames (1 of an image), ``H, W`` source height and width, ``C`` channels, ``M`` output pixels
+of an axis, ``K`` taps: source pixels that an output pixel reads, ``L`` pixels of the crop along an axis.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Images: sources, batched augmentation on the device, encoders, and the ClutterDigits benchmark."""
