@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from recipes.cdcd_config import CdcdConfig
 from recipes.cdcd_generate import Drawn, TextModel, draw_sequences, text_model
 from recipes.cdcd_measures import RESAMPLES, cost, infilling, likelihood, warp_view
 from recipes.cdcd_page import BitsRow, Film, FrontierPoint, PageData, Samples, TextRow
-from recipes.cdcd_reference import Judges, Scorer, default_judges
+from recipes.cdcd_reference import Judges, Scorer, check_reference, default_judges
 
 Ids = npt.NDArray[np.int64]
 COST_BATCHES = (1, 32)
@@ -101,10 +102,14 @@ def check_evaluation(config: CdcdConfig, data: LanguageData) -> None:
         data: Its text.
 
     Raises:
-        ValueError: If there is too little held-out text for ``sample.count``, or ``eval`` asks for the impossible.
+        FileNotFoundError: If ``eval.reference`` is no run.
+        ValueError: If there is too little held-out text for ``sample.count``, the reference has seen another text, or
+            ``eval`` asks for the impossible.
     """
     check_rows(data.sequences("validation", config.data.length), config.sample)
     options = config.eval
+    if options.reference:
+        check_reference(Path(options.reference), data)
     if not options.passes or min(options.passes) < 0 or options.bound_draws < 1 or options.bound_count < 2:
         raise ValueError(
             f"eval.passes={options.passes}, eval.bound_draws={options.bound_draws}, "

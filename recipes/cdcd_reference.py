@@ -180,7 +180,7 @@ def open_reference(path: str | Path, *, trained: Trained) -> ReferenceScorer:
             trained on shorter sequences.
     """
     path = Path(path)
-    _check_text(path, trained.data)
+    check_reference(path, trained.data)
     reference = load_run(path, data=trained.data)[0]
     model = reference.model
     if not isinstance(model, Averaged) or not isinstance(model.average, Autoregressive):
@@ -198,7 +198,17 @@ def open_reference(path: str | Path, *, trained: Trained) -> ReferenceScorer:
     return ReferenceScorer(model.average, name)
 
 
-def _check_text(path: Path, data: LanguageData) -> None:
+def check_reference(path: Path, data: LanguageData) -> None:
+    """Refuse a reference of another text, without opening it.
+
+    Args:
+        path: Its run directory.
+        data: The text of the judged model.
+
+    Raises:
+        FileNotFoundError: If it is no run.
+        ValueError: If text or tokens differ.
+    """
     file = path / "data.json"
     if not file.is_file():
         raise FileNotFoundError(f"{path} is not a run directory of cdcd: it has no data.json")
