@@ -18,6 +18,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from byol_ext.whitening import DecorrelatedBatchNorm
+
 Norm = Literal["batch", "gn_ws", "layer", "none"]
 WindowMode = Literal["batch", "window", "frozen"]
 
@@ -241,7 +243,7 @@ def batch_norms(module: nn.Module) -> list[str]:
     """
     names = []
     for name, layer in module.named_modules():
-        if not isinstance(layer, nn.modules.batchnorm._BatchNorm) or not layer.training:
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm | DecorrelatedBatchNorm) or not layer.training:
             continue
         if isinstance(layer, WindowBatchNorm2d) and layer.mode != "batch":
             continue

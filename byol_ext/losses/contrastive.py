@@ -1,6 +1,6 @@
 """Contrastive set losses, with negatives gathered across ranks.
 
-Legend: ``B`` local rows, ``G`` global rows (all ranks), ``D`` width. All compute in float32.
+Legend: ``B`` local rows, ``G`` global rows (all ranks), ``D`` width, ``A`` anchors. All compute in float32.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from byol_ext.losses.gather import gather_rows, world
+from byol_ext.losses.gather import gather_rows, own_columns
 from byol_ext.losses.pair import full_precision, unit
 
 Parts = dict[str, Tensor]
+Similarity = Literal["cosine", "square", "absolute"]
 
 
 @full_precision
@@ -48,7 +49,7 @@ def infonce_cross(
     """
     a_BD, b_BD = unit(a), unit(b)
     a_GD, b_GD = (gather_rows(a_BD), gather_rows(b_BD)) if gather else (a_BD, b_BD)
-    label_B = _own_columns(a_BD, gather=gather)
+    label_B = own_columns(a_BD, gather=gather)
     blocked_BG = _blocked(label_B, len(a_GD), mask, groups, gather=gather)
     row_weight_B = torch.ones_like(a_BD[:, 0]) if mask is None else mask.to(a_BD.dtype)
 
@@ -96,7 +97,7 @@ def sigmoid_pairs(
         Scalar and parts ``positive``, ``negative``.
     """
     a_BD, b_GD = unit(a), gather_rows(unit(b))
-    label_B = _own_columns(a_BD)
+    label_B = own_columns(a_BD)
     row_weight_B = torch.ones_like(a_BD[:, 0]) if mask is None else mask.to(a_BD.dtype)
     blocked_BG = _blocked(label_B, len(b_GD), mask, groups)
     own_B = scale * (a_BD * b_GD[label_B]).sum(-1) + bias
@@ -113,7 +114,9 @@ def sigmoid_pairs(
 
 
 @full_precision
-def nt_xent(z: Tensor, *, temperature: float = 0.1, gather: bool = True) -> tuple[Tensor, Parts]:
+def nt_xent(
+    z: Tensor, *, temperature: float = 0.1, similarity: Similarity = "cosine", gather: bool = True
+) -> tuple[Tensor, Parts]:
     """SimCLR's loss over two views (arXiv 2002.05709, eq. 1; temperature .1 of its ImageNet runs).
 
     Mean over the 2B anchors of ``-s_ip / t + log sum_{k != i} exp(s_ik / t)``.
@@ -121,13 +124,15 @@ def nt_xent(z: Tensor, *, temperature: float = 0.1, gather: bool = True) -> tupl
     Args:
         z: Projections ``[2, B, D]``.
         temperature: Softmax temperature.
+        similarity: What the cosine of a *negative* pair becomes: ``square`` gives SimCLR-sq, ``absolute`` SimCLR-abs
+            (arXiv 2206.02574, 3); the positive pair keeps its cosine.
         gather: Whether negatives come from all ranks, or each rank has its own.
 
     Returns:
         Scalar and part ``accuracy``.
 
     Raises:
-        ValueError: If ``z`` does not hold two views.
+        ValueError: If ``z`` does not hold two views, or ``similarity`` is unknown.
 
     Example:
         >>> z = torch.eye(2).expand(2, 2, 2)
@@ -135,28 +140,75 @@ def nt_xent(z: Tensor, *, temperature: float = 0.1, gather: bool = True) -> tupl
         >>> torch.allclose(loss, -1 + torch.log(torch.e + torch.tensor(2.0)))
         True
     """
+    logits_AG, partner_A = anchor_logits(z, temperature=temperature, similarity=similarity, gather=gather)
+    correct_A = logits_AG.detach().argmax(1) == partner_A
+    return F.cross_entropy(logits_AG, partner_A), {"accuracy": correct_A.to(logits_AG.dtype).mean()}
+
+
+@full_precision
+def directclr(
+    y: Tensor, *, coordinates: int = 360, temperature: float = 0.1, gather: bool = True
+) -> tuple[Tensor, Parts]:
+    """DirectCLR: InfoNCE on the first coordinates of the *representation*, without a projector (arXiv 2110.09348).
+
+    The other coordinates learn through the residual connections of the backbone. Use it as
+    ``SetTerm(..., on="y")`` with branches that have no projector.
+
+    Args:
+        y: Representations ``[2, B, D]``.
+        coordinates: How many coordinates the loss sees (official code: 360 of 2048).
+        temperature: Softmax temperature (official code: .1).
+        gather: Whether negatives come from all ranks, or each rank has its own.
+
+    Returns:
+        Scalar and the parts of :func:`infonce_cross`.
+
+    Raises:
+        ValueError: If ``y`` does not hold two views, or fewer coordinates than asked for.
+    """
+    _check_two_views(y, "directclr")
+    if not 1 <= coordinates <= y.shape[-1]:
+        raise ValueError(f"coordinates={coordinates} must lie between 1 and the width {y.shape[-1]}")
+    return infonce_cross(a=y[0, :, :coordinates], b=y[1, :, :coordinates], scale=1.0 / temperature, gather=gather)
+
+
+def anchor_logits(
+    z: Tensor, *, temperature: float, similarity: Similarity = "cosine", gather: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Similarities of all anchors of two views with all rows of both: what NT-Xent and its relatives reduce.
+
+    Args:
+        z: Projections ``[2, B, D]``; call it with autocast off.
+        temperature: What cosines are divided by.
+        similarity: Transform of the cosine of negative pairs.
+        gather: Whether the columns come from all ranks.
+
+    Returns:
+        Logits ``[A, 2G]`` of the ``A = 2B`` local anchors (view 0, then view 1), ``-inf`` where an anchor meets itself,
+        and the column ``[A]`` of each anchor's partner.
+
+    Raises:
+        ValueError: If ``z`` does not hold two views, or ``similarity`` is unknown.
+    """
+    _check_two_views(z, "a contrastive loss")
+    if similarity not in ("cosine", "square", "absolute"):
+        raise ValueError(f"similarity={similarity!r} is not one of 'cosine', 'square', 'absolute'")
+    unit_VBD = unit(z)
+    views_GD = [gather_rows(view_BD) if gather else view_BD for view_BD in unit_VBD]
+    row_B, total = own_columns(unit_VBD[0], gather=gather), len(views_GD[0])
+    own_A, partner_A = torch.cat([row_B, row_B + total]), torch.cat([row_B + total, row_B])
+    cosine_AG = unit_VBD.flatten(0, 1) @ torch.cat(views_GD).T
+    if similarity == "cosine":
+        kept_AG = cosine_AG
+    else:
+        changed_AG = cosine_AG.square() if similarity == "square" else cosine_AG.abs()
+        kept_AG = changed_AG.scatter(1, partner_A[:, None], cosine_AG.gather(1, partner_A[:, None]))
+    return (kept_AG / temperature).scatter(1, own_A[:, None], float("-inf")), partner_A
+
+
+def _check_two_views(z: Tensor, what: str) -> None:
     if z.ndim != 3 or z.shape[0] != 2:
-        raise ValueError(f"nt_xent takes two views [2, B, D], got {tuple(z.shape)}")
-    a_BD, b_BD = unit(z[0]), unit(z[1])
-    a_GD, b_GD = (gather_rows(a_BD), gather_rows(b_BD)) if gather else (a_BD, b_BD)
-    label_B, total = _own_columns(a_BD, gather=gather), len(a_GD)
-    bank_D = torch.cat([a_GD, b_GD])
-
-    def anchors(x_BD: Tensor, own_offset: int, partner_offset: int) -> tuple[Tensor, Tensor]:
-        logits = x_BD @ bank_D.T / temperature
-        logits = logits.scatter(1, (label_B + own_offset)[:, None], float("-inf"))
-        target = label_B + partner_offset
-        return F.cross_entropy(logits, target), (logits.detach().argmax(1) == target).to(logits.dtype).mean()
-
-    loss_a, hit_a = anchors(a_BD, 0, total)
-    loss_b, hit_b = anchors(b_BD, total, 0)
-    return (loss_a + loss_b) / 2, {"accuracy": (hit_a + hit_b) / 2}
-
-
-def _own_columns(x_BD: Tensor, *, gather: bool = True) -> Tensor:
-    """Column of each local row ``[B]`` among the gathered ones."""
-    rank = world()[0] if gather else 0
-    return torch.arange(len(x_BD), device=x_BD.device) + rank * len(x_BD)
+        raise ValueError(f"{what} takes two views [2, B, D], got {tuple(z.shape)}")
 
 
 def _blocked(

@@ -63,3 +63,18 @@ def gather_rows(x: Tensor) -> Tensor:
             "batches: set drop_last=True on the sampler"
         )
     return _GatherRows.apply(x)
+
+
+def own_columns(x: Tensor, *, gather: bool = True) -> Tensor:
+    """Where each local row stands among the gathered ones, int64 ``[B]``.
+
+    Args:
+        x: Local rows ``[B, ...]``.
+        gather: Whether rows are gathered at all.
+
+    Example:
+        >>> own_columns(torch.zeros(3, 2)).tolist()
+        [0, 1, 2]
+    """
+    rank = world()[0] if gather else 0
+    return torch.arange(len(x), device=x.device) + rank * len(x)

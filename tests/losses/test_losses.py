@@ -6,7 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from byol_ext.losses.contrastive import infonce_cross, nt_xent, sigmoid_pairs
+from byol_ext.losses.coding_rate import emp_ssl, mcr2
+from byol_ext.losses.contrastive import directclr, infonce_cross, nt_xent, sigmoid_pairs
+from byol_ext.losses.decoupled import dcl
+from byol_ext.losses.dual import standardize_dimensions, vicreg_ctr, vicreg_exp
+from byol_ext.losses.msb import brownian, centroid_distance, singular_value_spread
 from byol_ext.losses.pair import cosine_distance, negative_cosine, normalized_mse, unit
 from byol_ext.losses.sets import vicreg
 
@@ -118,8 +122,33 @@ def test_vicreg_worked_example():
         lambda z: sigmoid_pairs(a=z[0], b=z[1], scale=100.0, bias=-10.0),
         lambda z: nt_xent(z, temperature=0.05),
         lambda z: vicreg(z),
+        lambda z: dcl(z, weight_sigma=0.5),
+        lambda z: directclr(z, coordinates=20),
+        lambda z: nt_xent(standardize_dimensions(z)),
+        lambda z: vicreg_exp(z),
+        lambda z: vicreg_ctr(z),
+        lambda z: emp_ssl(z),
+        lambda z: mcr2(z, membership=torch.softmax(z[0, :, :4], 1)),
+        lambda z: singular_value_spread(z),
+        lambda z: centroid_distance(z),
+        lambda z: brownian(z, noise=z[0].flip(0)),
     ],
-    ids=["infonce", "sigmoid", "nt_xent", "vicreg"],
+    ids=[
+        "infonce",
+        "sigmoid",
+        "nt_xent",
+        "vicreg",
+        "dclw",
+        "directclr",
+        "standardized",
+        "vicreg_exp",
+        "vicreg_ctr",
+        "emp_ssl",
+        "mcr2",
+        "singular",
+        "centroid",
+        "brownian",
+    ],
 )
 def test_c12_set_losses_are_float32_under_autocast(loss):
     z = torch.randn(2, 16, 64)

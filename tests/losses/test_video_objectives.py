@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from byol_ext.bootstrap import Bootstrap, Branch, Target
-from byol_ext.losses import contrastive, sets
+from byol_ext.losses import contrastive, gather, sets
 from byol_ext.losses.contrastive import infonce_cross, nt_xent
 from byol_ext.losses.pair import normalized_mse
 from byol_ext.losses.sets import vicreg
@@ -140,6 +140,6 @@ def test_without_gathering_a_rank_sees_its_own_rows_only(loss, monkeypatch):
 
     for module in (contrastive, sets):
         monkeypatch.setattr(module, "gather_rows", gathered)
-    monkeypatch.setattr(contrastive, "world", lambda: (1, 2))
+    monkeypatch.setattr(gather, "world", lambda: (1, 2))
     assert torch.equal(loss(z, False)[0], alone)
     assert not torch.allclose(loss(z, True)[0], alone)
