@@ -26,10 +26,8 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def _multiply(x: Tensor, constant: int) -> Tensor:
-    """``x * constant`` modulo 2**32 without overflowing int64."""
-    low = (x & 0xFFFF) * constant
-    high = ((x >> 16) * constant & 0xFFFF) << 16
-    return (low + high) & _MASK32
+    """``x * constant`` modulo 2**32 without overflowing int64: of constants that are equal there, the smallest."""
+    return (x * (constant - (constant >> 31 << 32))) & _MASK32
 
 
 def sample_keys(seed: int, epoch: Tensor | int, ids_B: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ def keyed_uniform(keys_B: Tensor, n: int, *, stream: int = 0) -> Tensor:
         True
     """
     counter_N = torch.arange(n, dtype=torch.int64, device=keys_B.device)
-    keys = _mix((keys_B + _multiply(torch.full_like(keys_B, (stream + 1) & _MASK32), _STREAM)) & _MASK32)
+    keys = _mix((keys_B + ((stream + 1) * _STREAM & _MASK32)) & _MASK32)
     bits_BN = _mix((keys[:, None] ^ _mix((counter_N * 2 + 1) & _MASK32)[None]) & _MASK32)
     return (bits_BN >> 8).to(torch.float32) * 2.0**-24
 

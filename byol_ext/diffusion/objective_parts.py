@@ -29,6 +29,7 @@ class SeenLosses:
         self._parts: list[tuple[Tensor, Tensor]] = []
         self._step = -1
 
+    @torch.compiler.disable  # the step would be a constant of the compiled code, which each step would compile anew
     def add(self, step: int, *, t_B: Tensor, cross_entropy_B: Tensor) -> None:
         """Keep a micro-batch; what a skipped step has left is forgotten.
 
