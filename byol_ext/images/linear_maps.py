@@ -38,7 +38,9 @@ def translation(density_YX: Tensor, *, wrap: bool = False) -> RandomMap:
         [1.0, 1.0, 1.0]
     """
     if density_YX.ndim != 2 or density_YX.shape[0] % 2 == 0 or density_YX.shape[1] % 2 == 0:
-        raise ValueError(f"density of shape {tuple(density_YX.shape)}: expected [odd, odd], with no shift in the middle")
+        raise ValueError(
+            f"density of shape {tuple(density_YX.shape)}: expected [odd, odd], with no shift in the middle"
+        )
     reach = [side // 2 for side in density_YX.shape]
     places = torch.nonzero(density_YX).tolist()
     shifts = [(y - reach[0], x - reach[1]) for y, x in places]
@@ -112,14 +114,15 @@ def contrast(low: float, high: float) -> RandomMap:
     return RandomMap(weight_K, forms)
 
 
-def blur(low: float, high: float, *, kernel: int, nodes: int = 6) -> RandomMap:
+def blur(low: float, high: float, *, kernel: int, nodes: int = 16) -> RandomMap:
     """Gaussian blur of square images, its standard deviation uniform on an interval, borders reflected.
 
     Args:
         low: Least standard deviation in pixels, positive.
         high: Most.
         kernel: Taps, odd.
-        nodes: Nodes of the quadrature: the blur is no polynomial in its width, 6 give about six digits on .1 to 2.
+        nodes: Nodes of the quadrature. The blur is no polynomial in its width: on .1 to 2, 16 leave a relative error of
+            3e-6 in the mean and 1e-4 in the variance, 8 of 3e-3 and 4e-3.
     """
     nodes_K, weight_K = _uniform_nodes(low, high, nodes)
 

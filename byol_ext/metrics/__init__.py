@@ -6,6 +6,8 @@
 - `zero_shot`: classification from text templates. `classification`: accuracy, AUROC, mAP, mAR, confusion.
 - `spectrum`: RankMe, collapse measures and the `CollapseMonitor`.
 - `detection`: AVA's mean average precision of labelled boxes. `dynamics`: what features know of a video's motion.
+- `text`, `ngram_model`, `nonsense`: generated text beside real text and nonsense.
+- `predictor_spectrum`, `augmentation_moments`, `hull`, `per_class`, `few_labels`: why and for whom a method works.
 - `modality_gap`: the gap between two modalities, always beside the guards that tell a closed gap from a collapse.
 
 Units: retrieval rates are **percent** (the tables that they are compared with are); every other rate is a
