@@ -16,6 +16,7 @@ RECIPES = {
     "explore": "recipes.explore_commands",
     "vididi": "recipes.vididi_commands",
     "cdcd": "recipes.cdcd_commands",
+    "image": "recipes.image_commands",
 }
 """Module of each recipe's ``COMMANDS``; imported when it is asked for."""
 USAGE = """usage: byol-ext COMMAND ...
@@ -44,6 +45,10 @@ USAGE = """usage: byol-ext COMMAND ...
   cdcd probe       noise range, warp and embeddings of a trained run, with warnings
   cdcd export      a trained run as a folder of Hugging Face's shape
   cdcd study       CDCD, its ablations and its rivals at one size, one table
+  image train      pretrain an image encoder with BYOL or one of its relatives
+  image eval       k-NN, linear probe, few labels and rank of a trained encoder, with controls
+  image compare    methods at equal data and steps with seeds and controls, one table
+  image spectrum   spectra, filters against theory, hulls and augmentation of a trained run, one page
   quickstart       train, evaluate and report the tiny recipes in minutes
   doctor           what is installed, which devices there are, what is missing
 

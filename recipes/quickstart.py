@@ -297,9 +297,62 @@ def add_cdcd(report: Report, results: dict[str, Any], run: Path, *, page: Path, 
     report.figure(run / "figures" / "cross_entropy.png", caption="The warp should make this a straight line")
 
 
+def image_section(report: Report, out: Path) -> int:
+    """SimCLR on ClutterDigits."""
+    from byol_ext.training import Run
+    from recipes.image_commands import train_and_evaluate
+    from recipes.image_config import tiny
+
+    began = time.monotonic()
+    folder = out / "image" / "tiny"
+    shutil.rmtree(folder, ignore_errors=True)
+    code = train_and_evaluate(replace(tiny(), root=str(out)))
+    if code:
+        return code
+    run = Run.open(folder)
+    shutil.copy(run.path / "results.json", out / "image" / "results.json")
+    results = run.results()
+    assert results is not None
+    add_image(report, results, run.figures, seconds=time.monotonic() - began)
+    return 0
+
+
+def add_image(report: Report, results: dict[str, Any], figures: Path, *, seconds: float) -> None:
+    """The image section of the report.
+
+    Args:
+        report: The report.
+        results: Content of ``results.json``.
+        figures: Folder of the figures.
+        seconds: What training and evaluation took.
+    """
+    metrics, controls = results["metrics"], results["controls"]
+    protocol = results["protocol"]
+    report.section("Image: BYOL and its relatives")
+    report.text(
+        "ClutterDigits is made by code: a small digit at a random place, a piece of another one, and noise. Two draws "
+        f"of a digit are two views. {int(metrics['train/steps'])} steps of SimCLR and their evaluation took "
+        f"{seconds:.0f} s; `byol-ext image compare` has all methods with seeds and controls."
+    )
+    rows = []
+    for label, name in (
+        ("linear probe", "probe/linear_accuracy"),
+        ("20 nearest neighbours", "probe/knn_accuracy"),
+        ("linear probe, 10 % of the labels", "few_labels/10%/accuracy"),
+    ):
+        shown = {"SimCLR": metrics, "untrained": controls["random_init"], "raw pixels": controls["raw_pixels"]}
+        row: dict[str, Any] = {"which digit, percent correct": label}
+        rows.append(row | {title: 100 * values[name] for title, values in shown.items()})
+    report.table(rows, caption=f"{protocol['n_test']} test pictures; chance {100 * metrics['probe/chance']:.0f}")
+    report.figure(figures / "views.png", caption="What the encoder is given")
+    report.figure(figures / "confusion.png", caption="Which digits the linear probe takes for which")
+    report.figure(figures / "training.png", caption="Training")
+
+
 SECTIONS: dict[str, Callable[[Report, Path], int]] = {
     "slap": slap_section,
     "explore": explore_section,
     "vididi": vididi_section,
     "cdcd": cdcd_section,
+    "image": image_section,
 }
