@@ -309,6 +309,16 @@ def words() -> CdcdConfig:
         network=NetworkConfig(width=160, depth=4, heads=5, time_units=64, embedding_width=64),
         warp=WarpConfig(bins=100),
         train=replace(config.train, steps=6500, lr=1e-3, checkpoint_every=500, monitor_every=500),
+        sample=SampleConfig(steps=64),
+        eval=EvalConfig(
+            ngram_order=4,
+            frontier_count=0,
+            passes=(0, 1),
+            bound_count=128,
+            bound_draws=4,
+            infill_count=64,
+            health_count=1000,
+        ),
     )
 
 
