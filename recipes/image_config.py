@@ -126,7 +126,7 @@ class EvalConfig:
     patches: int = 1
     """Features are means over so many patches of a picture (EMP-SSL: 128); 1 is the whole picture."""
     controls: bool = True
-    """Whether to measure the untrained encoder, raw pixels and a supervised one too (section 13)."""
+    """Whether to measure the untrained encoder and raw pixels too (section 13); `compare` trains a supervised one."""
     batch: int = 500
     """Pictures encoded at a time."""
 
