@@ -304,7 +304,7 @@ def test_files_are_closed(write_video: Write, moving: np.ndarray) -> None:
             reader.frames([5, 1])
         with pytest.raises(VideoReadError):
             open_video(broken, backend="pyav")
-    assert len(list(open_files.iterdir())) == before
+    assert len(list(open_files.iterdir())) <= before  # fewer where what other tests left was collected
 
 
 def test_folders_and_arrays_open_too(tmp_path: Path, moving: np.ndarray) -> None:
