@@ -41,7 +41,7 @@ from byol_ext.training import (
 from recipes.cdcd_config import CdcdConfig
 from recipes.cdcd_data import open_data
 from recipes.cdcd_model import TextTrainable, build, build_optimizer
-from recipes.config import from_dict, resume_command
+from recipes.config import open_run, resume_command
 
 FREE = ("eval", "sample", "root", "data.workers", "data.root", "data.cache")
 """What may differ when a run is resumed: it does not change the weights."""
@@ -177,16 +177,11 @@ def load_run(path: str | Path, *, data: LanguageData | None = None) -> tuple[Tra
         FileNotFoundError: If there is no run, or it has no complete checkpoint.
         ValueError: If it is another recipe's run, or the text is not the one that the model was trained on.
     """
-    run = Run.open(path)
-    if run.recipe != "cdcd":
-        raise ValueError(f"{path} is a run of {run.recipe!r}, not of cdcd")
-    config = from_dict(CdcdConfig, run.config, where=str(run.path / "config.yaml"))
-    if run.latest is None:
-        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
+    config, run, checkpoint = open_run(path, "cdcd", CdcdConfig)
     data = data if data is not None else open_data(config.data)
     check_text(run, data)
     model = build(config, data.tokenizer.vocab_size)
-    load_weights(model, run.latest)
+    load_weights(model, checkpoint)
     model.to(process_device(config.train.device)).eval()
     return Trained(config, data, model), run
 

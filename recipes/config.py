@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from byol_ext.training import rank_and_world
+from byol_ext.training import Run, rank_and_world
 
 C = TypeVar("C")
 
@@ -141,6 +141,27 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise ValueError(f"{where}={value!r} must be of type {hint.__name__}")
     return value
+
+
+def open_run(path: str | Path, recipe: str, kind: type[C]) -> tuple[C, Run, Path]:
+    """A trained run: its configuration, itself, its newest checkpoint.
+
+    Args:
+        path: Run directory.
+        recipe: Name of the recipe that it must be of.
+        kind: Dataclass of that recipe's configuration.
+
+    Raises:
+        FileNotFoundError: If there is no run, or it has no complete checkpoint.
+        ValueError: If it is another recipe's run, or its configuration does not fit this version.
+    """
+    run = Run.open(path)
+    if run.recipe != recipe:
+        raise ValueError(f"{path} is a run of {run.recipe!r}, not of {recipe}")
+    config = from_dict(kind, run.config, where=str(run.path / "config.yaml"))
+    if run.latest is None:
+        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
+    return config, run, run.latest
 
 
 def resume_command(recipe: str, path: Path) -> str:

@@ -29,7 +29,7 @@ from byol_ext.rl.policy import ActorCritic
 from byol_ext.rl.rollout import OBSERVED_ROWS, RewardMix, RolloutSource, prepare
 from byol_ext.rl.spaces import channels_first, discrete_actions, observation_shape
 from byol_ext.training import FitResult, Run, TrainConfig, fit, load_weights, process_device, rank_and_world
-from recipes.config import from_dict, resume_command
+from recipes.config import open_run, resume_command
 from recipes.explore_config import ExploreConfig
 from recipes.explore_model import build_bonus, build_trunk
 
@@ -286,17 +286,12 @@ def load_run(path: str | Path) -> tuple[ExploreConfig, ExploreAgent, Run]:
         FileNotFoundError: If there is no run, or it has no complete checkpoint.
         ValueError: If it is a run of another recipe.
     """
-    run = Run.open(path)
-    if run.recipe != "explore":
-        raise ValueError(f"{path} is a run of {run.recipe!r}, not of explore")
-    config = from_dict(ExploreConfig, run.config, where=str(run.path / "config.yaml"))
-    if run.latest is None:
-        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
+    config, run, checkpoint = open_run(path, "explore", ExploreConfig)
     envs = make_envs(config, num=1, seed=config.seed)
     shape, _ = observation_shape(envs.single_observation_space)
     agent = build_agent(config, shape, discrete_actions(envs.single_action_space))
     envs.close()
-    load_weights(agent, run.latest)
+    load_weights(agent, checkpoint)
     return config, agent.to(process_device(config.train.device)).eval(), run
 
 

@@ -11,7 +11,7 @@ from byol_ext.metrics.exploration import ExplorationTracker
 from byol_ext.rl.figures import board_map, montezuma_map, rooms_over_time
 from byol_ext.training import Run
 from byol_ext.training.checkpoint import load_checkpoint
-from recipes.config import from_dict
+from recipes.config import open_run
 from recipes.explore_config import ExploreConfig
 from recipes.explore_results import FRAMES_PER_STEP, atari_game, frames_per_step
 
@@ -27,13 +27,8 @@ def maps_of_run(path: Path, out: Path | None = None) -> dict[str, Any]:
         FileNotFoundError: If there is no run, or it has no complete checkpoint.
         ValueError: If it is a run of another recipe.
     """
-    run = Run.open(path)
-    if run.recipe != "explore":
-        raise ValueError(f"{path} is a run of {run.recipe!r}, not of explore")
-    config = from_dict(ExploreConfig, run.config, where=str(run.path / "config.yaml"))
-    if run.latest is None:
-        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
-    processes = load_checkpoint(run.latest).state["processes"]
+    config, run, checkpoint = open_run(path, "explore", ExploreConfig)
+    processes = load_checkpoint(checkpoint).state["processes"]
     tracker = ExplorationTracker.merge([process["source"]["tracker"] for process in processes])
     pictures = draw_maps(run, tracker, config, out=out)
     first = {room: step * frames_per_step(config) for room, step in sorted(tracker.first_visits().items())}

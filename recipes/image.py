@@ -31,7 +31,7 @@ from byol_ext.training import (
     rank_and_world,
     total_steps,
 )
-from recipes.config import from_dict, resume_command
+from recipes.config import open_run, resume_command
 from recipes.image_config import ImageConfig
 from recipes.image_data import Prepare, Splits, context_names, features, open_splits, training_source
 from recipes.image_method_config import EDGE_METHODS
@@ -193,13 +193,8 @@ def load_run(path: str | Path) -> tuple[ImageConfig, Experiment, Run]:
         FileNotFoundError: If there is no run, or it has no complete checkpoint.
         ValueError: If it is another recipe's run.
     """
-    run = Run.open(path)
-    if run.recipe != "image":
-        raise ValueError(f"{path} is a run of {run.recipe!r}, not of image")
-    config = from_dict(ImageConfig, run.config, where=str(run.path / "config.yaml"))
-    if run.latest is None:
-        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
+    config, run, checkpoint = open_run(path, "image", ImageConfig)
     experiment = fresh(config)
-    load_weights(experiment.model, run.latest)
+    load_weights(experiment.model, checkpoint)
     experiment.model.to(process_device(config.train.device)).eval()
     return config, experiment, run

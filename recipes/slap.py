@@ -38,7 +38,7 @@ from byol_ext.training import (
     rank_and_world,
     total_steps,
 )
-from recipes.config import from_dict, resume_command
+from recipes.config import open_run, resume_command
 from recipes.slap_config import SlapConfig
 from recipes.slap_data import Splits, collate_rows, open_splits, training_rows, warm_captions
 from recipes.slap_eval import Towers, embed_pairs
@@ -222,13 +222,8 @@ def load_run(path: str | Path) -> tuple[SlapConfig, Towers, Run]:
     Raises:
         FileNotFoundError: If there is no run, or it has no complete checkpoint.
     """
-    run = Run.open(path)
-    if run.recipe != "slap":
-        raise ValueError(f"{path} is a run of {run.recipe!r}, not of slap")
-    config = from_dict(SlapConfig, run.config, where=str(run.path / "config.yaml"))
-    if run.latest is None:
-        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
+    config, run, checkpoint = open_run(path, "slap", SlapConfig)
     slap = build(config, build_inputs(config))
-    load_weights(slap.model, run.latest)
+    load_weights(slap.model, checkpoint)
     slap.model.to(process_device(config.train.device)).eval()
     return config, slap, run

@@ -40,7 +40,7 @@ from byol_ext.video.data import NOTE_HINTS, VideoClips, collate, data_report
 from byol_ext.video.derivatives import difference_pair
 from byol_ext.video.schedule import DerivativeSchedule
 from byol_ext.video.transforms import CentreClip, ClipAugment, check_invariances
-from recipes.config import from_dict, resume_command
+from recipes.config import open_run, resume_command
 from recipes.vididi_config import VididiConfig
 from recipes.vididi_data import Splits, open_splits
 from recipes.vididi_model import (
@@ -257,13 +257,8 @@ def load_run(path: str | Path) -> tuple[VididiConfig, Experiment, Run]:
         FileNotFoundError: If there is no run, or it has no complete checkpoint.
         ValueError: If it is another recipe's run.
     """
-    run = Run.open(path)
-    if run.recipe != "vididi":
-        raise ValueError(f"{path} is a run of {run.recipe!r}, not of vididi")
-    config = from_dict(VididiConfig, run.config, where=str(run.path / "config.yaml"))
-    if run.latest is None:
-        raise FileNotFoundError(f"{path} has no complete checkpoint; train it first")
+    config, run, checkpoint = open_run(path, "vididi", VididiConfig)
     experiment = fresh(config)
-    load_weights(experiment.model, run.latest)
+    load_weights(experiment.model, checkpoint)
     experiment.model.to(process_device(config.train.device)).eval()
     return config, experiment, run
