@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _log = logging.getLogger(__name__)
 
@@ -175,3 +177,30 @@ def replace_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def candidates(first: int, count: int, *, seed: int, epoch: int, tries: int) -> Iterator[int]:
+    """A sample, and then others at random: neighbours in a list are often bad together, or of one class.
+
+    Args:
+        first: The wanted sample.
+        count: Samples of the source.
+        seed: Of the choice, with ``epoch`` and ``first``.
+        epoch: Pass over the data.
+        tries: Most samples, the first included.
+
+    Example:
+        >>> sorted(candidates(2, 4, seed=0, epoch=0, tries=9))
+        [0, 1, 2, 3]
+    """
+    yield first
+    if count == 1:
+        return
+    rng = np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, epoch, first, 1])
+    others = rng.choice(count - 1, size=min(tries, count) - 1, replace=False)
+    yield from (int(other + (other >= first)) for other in others)
+
+
+def account_of(errors: list[dict[str, str]]) -> dict[str, Any]:
+    """What an item says of the samples that it stands in for: ``bad``, counts by cause, and ``errors``."""
+    return {"bad": dict(Counter(error["cause"] for error in errors)), "errors": errors}

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from byol_ext.images.samples import ArrayImages, ImageReadError, ImageSource
-from byol_ext.ledger import BadSampleLedger, TooManyBadSamples
+from byol_ext.ledger import BadSampleLedger, TooManyBadSamples, account_of, candidates
 
 OnBad = Literal["replace", "report", "raise"]
 
@@ -86,20 +86,15 @@ class Images(Dataset[dict[str, Any]]):
                 errors.append({"key": error.source, "cause": error.reason, "message": str(error)})
             else:
                 item = {"id": candidate, "epoch": epoch, "key": self.source.key(candidate), "image": image_HWC}
-                return item | {"label": int(self._labels[candidate])} | _account(errors)
+                return item | {"label": int(self._labels[candidate])} | account_of(errors)
         if self.on_bad == "report":
-            return {"id": first, "epoch": epoch, "key": errors[0]["key"]} | _account(errors)
+            return {"id": first, "epoch": epoch, "key": errors[0]["key"]} | account_of(errors)
         named = "; ".join(error["message"] for error in errors[:5])
         raise TooManyBadSamples(f"{len(errors)} of {len(self)} pictures tried, none can be used. The first: {named}")
 
     def _candidates(self, first: int, epoch: int) -> Iterator[int]:
-        """The picture, and then others at random: neighbours in a list are often bad together, or of one class."""
-        yield first
-        if self.on_bad != "replace" or len(self) == 1:
-            return
-        rng = np.random.default_rng([self._seed & 0xFFFFFFFFFFFFFFFF, epoch, first, 1])
-        others = rng.choice(len(self) - 1, size=min(self._max_tries, len(self)) - 1, replace=False)
-        yield from (int(other) + (other >= first) for other in others)
+        tries = self._max_tries if self.on_bad == "replace" else 1
+        return candidates(first, len(self), seed=self._seed, epoch=epoch, tries=tries)
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -195,7 +190,3 @@ def _padded(pictures: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     for target, picture in zip(batch, pictures, strict=True):
         target[: picture.shape[0], : picture.shape[1]] = torch.from_numpy(picture)
     return batch, sizes
-
-
-def _account(errors: list[dict[str, str]]) -> dict[str, Any]:
-    return {"bad": dict(Counter(error["cause"] for error in errors)), "errors": errors}

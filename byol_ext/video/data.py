@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from byol_ext.ledger import BadSampleLedger, TooManyBadSamples
+from byol_ext.ledger import BadSampleLedger, TooManyBadSamples, account_of, candidates
 from byol_ext.rng import sample_generator
 from byol_ext.video.samples import Reader, VideoReadError, VideoSource
 from byol_ext.video.sampling import ClipPlan, ClipSampler
@@ -119,20 +119,15 @@ class VideoClips(Dataset[dict[str, Any]]):
                     raise
                 errors.append({"key": error.source, "cause": error.reason, "message": str(error)})
             else:
-                return item | _account(errors)
+                return item | account_of(errors)
         if self.on_bad == "report":
-            return {"id": first, "epoch": epoch, "key": errors[0]["key"]} | _account(errors)
+            return {"id": first, "epoch": epoch, "key": errors[0]["key"]} | account_of(errors)
         named = "; ".join(error["message"] for error in errors[:5])
         raise TooManyBadSamples(f"{len(errors)} of {len(self)} videos tried, none can be used. The first: {named}")
 
     def _candidates(self, first: int, epoch: int) -> Iterator[int]:
-        """The video, and then others at random: neighbours in a list are often bad together, or of one class."""
-        yield first
-        if self.on_bad != "replace" or len(self) == 1:
-            return
-        rng = np.random.default_rng([self._seed & 0xFFFFFFFFFFFFFFFF, epoch, first, 1])
-        others = rng.choice(len(self) - 1, size=min(self._max_tries, len(self)) - 1, replace=False)
-        yield from (int(other) + (other >= first) for other in others)
+        tries = self._max_tries if self.on_bad == "replace" else 1
+        return candidates(first, len(self), seed=self._seed, epoch=epoch, tries=tries)
 
     def _load(self, index: int, epoch: int) -> dict[str, Any]:
         began = time.perf_counter()
@@ -284,7 +279,3 @@ def _padded(videos: Sequence[Sequence[np.ndarray]]) -> tuple[Tensor, Tensor]:
         for v, clip_THWC in enumerate(clips):
             batch[b, v, :, : clip_THWC.shape[1], : clip_THWC.shape[2]] = torch.from_numpy(clip_THWC)
     return batch, sizes
-
-
-def _account(errors: list[dict[str, str]]) -> dict[str, Any]:
-    return {"bad": dict(Counter(error["cause"] for error in errors)), "errors": errors}
